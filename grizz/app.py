@@ -1,0 +1,259 @@
+"""The composition root: builds every part, runs them, drains them, stops them. The only place that knows all of them."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import os
+import secrets
+import signal
+import sys
+from collections.abc import Callable, Coroutine
+from typing import Any
+from urllib.parse import urlsplit
+
+from grizz import __version__
+from grizz.config import Settings
+from grizz.engine.engine import Engine, new_id
+from grizz.engine.flusher import Flusher
+from grizz.engine.history import History
+from grizz.engine.models import Models
+from grizz.engine.replies import Replies
+from grizz.engine.worker import Pool, Rules
+from grizz.tasks import TaskOwner
+from grizz.telemetry import logs
+from grizz.telemetry.metrics import Metrics
+from grizz.transport.memory import MemoryTransport
+from grizz.upstream.demo import DemoServer
+from grizz.upstream.openai import OpenAIUpstream
+from grizz.web.server import Server
+
+log = logging.getLogger(__name__)
+
+OPENAI_URL = "https://api.openai.com/v1"
+DEMO_MODEL = "grizz-demo"
+OPENAI_MODEL = "gpt-5-mini"
+_LAG_EVERY_S = 0.1
+
+
+def serve(settings: Settings) -> int:
+    """Run until a signal; returns the exit status."""
+    with logs.setup(settings.log.level, settings.log.format), asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        return runner.run(_run(settings))
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    try:
+        import uvloop
+    except ImportError:  # not on every platform, and not needed
+        return None
+    return uvloop.new_event_loop
+
+
+async def _run(settings: Settings) -> int:
+    app = App(settings)
+    try:
+        port = await app.start()
+    except OSError as error:
+        log.error("cannot listen", extra={"host": settings.server.host, "port": settings.server.port, "err": str(error)})
+        await app.stop()
+        return 1
+    gc.collect()
+    gc.freeze()  # a full collection over what never goes away takes 60 ms (measured)
+    log.info("ready", extra={"url": f"http://{settings.server.host}:{port}/", "version": __version__, "model": app.model_name})
+    stopping = _on_signals()
+    await stopping.wait()
+    await app.drain()
+    await app.stop()
+    log.info("stopped")
+    return 0
+
+
+def _on_signals() -> asyncio.Event:
+    """The first SIGTERM or SIGINT asks for a drain, the second ends the process at once."""
+    stopping = asyncio.Event()
+
+    def ask(name: str) -> None:
+        if stopping.is_set():
+            log.warning("second signal, exiting at once", extra={"signal": name})
+            sys.stderr.flush()
+            os._exit(1)
+        log.info("stopping", extra={"signal": name})
+        stopping.set()
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, ask, number.name)
+    return stopping
+
+
+class App:
+    """One process with all its parts."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._tasks = TaskOwner("grizz", self._unhandled)
+        self._runs = TaskOwner("worker", self._unhandled)
+        self._demo: DemoServer | None = None
+        self._ends: list[Callable[[], Coroutine[Any, Any, Any]]] = []
+        self.model_name = ""
+
+    async def start(self) -> int:
+        """Build and start every part; returns the port.
+
+        Raises:
+            OSError: the address cannot be bound.
+        """
+        settings = self._settings
+        asyncio.get_running_loop().set_exception_handler(self._loop_error)
+        self.upstream = await self._open_upstream()
+        self.models = Models(self.upstream, self._default_model())
+        self.metrics = Metrics(
+            version=__version__, mode="memory", models=[m for m in [self._default_model()] if m], upstream=self.upstream.name
+        )
+        self.transport = MemoryTransport(
+            max_jobs=settings.queue.max_jobs,
+            max_bytes=settings.queue.max_bytes,
+            lease_s=settings.workers.lease_s,
+            max_attempts=settings.workers.max_attempts,
+            max_wait_s=settings.queue.max_wait_s,
+            tasks=self._tasks,
+        )
+        self.pool = self._build_pool()
+        self.engine = self._build_engine()
+        self.transport.connect(self.engine, self.pool)
+        self._watch()
+        await self.transport.start()
+        self.engine.start()
+        self.pool.start()
+        self._tasks.spawn(self._measure_lag(), name="measure loop lag")
+        self.server = Server(
+            settings=settings,
+            engine=self.engine,
+            models=self.models,
+            metrics=self.metrics,
+            tasks=self._tasks,
+            on_error=self._unhandled,
+            demo=self._demo is not None,
+            upstream=self.upstream.name,
+        )
+        port = await self.server.start()
+        self.model_name = await self.models.default()
+        return port
+
+    async def drain(self) -> None:
+        """Leave without breaking a stream: see docs/architecture.md for the order."""
+        server = self._settings.server
+        self.server.set_ready(False)
+        if server.drain_delay_s:
+            await asyncio.sleep(server.drain_delay_s)
+        await self.server.stop_listening()
+        await self.engine.drain(server.drain_timeout_s)
+        await self.server.close()
+
+    async def stop(self) -> None:
+        """Close every part that was opened, the last first."""
+        if hasattr(self, "transport"):
+            await self.transport.close()
+        stuck = await self._runs.close(within_s=2.0) + await self._tasks.close(within_s=2.0)
+        if stuck:
+            log.error("tasks would not end", extra={"tasks": stuck})
+        for end in reversed(self._ends):
+            await end()
+
+    async def _open_upstream(self) -> OpenAIUpstream:
+        settings = self._settings.upstream
+        base_url, api_key, name = settings.base_url or OPENAI_URL, settings.api_key or "none", ""
+        if self._settings.uses_demo:
+            self._demo = DemoServer(tokens_per_second=self._settings.demo.tokens_per_second)
+            await self._demo.start()
+            self._ends.append(self._demo.stop)
+            base_url, api_key, name = self._demo.url, "demo", "demo"
+            log.warning(
+                "answers come from the built-in demo model; "
+                "set OPENAI_API_KEY or OPENAI_BASE_URL to talk to a real one"
+            )
+        upstream = OpenAIUpstream(
+            name=name or urlsplit(base_url).hostname or "upstream",
+            base_url=base_url,
+            api_key=api_key,
+            connect_timeout_s=settings.connect_timeout_s,
+            idle_timeout_s=settings.idle_timeout_s,
+        )
+        self._ends.append(upstream.close)
+        return upstream
+
+    def _default_model(self) -> str:
+        """The configured model; else one that is known to be there; else "", and the upstream's first is taken."""
+        settings = self._settings
+        if settings.uses_demo:
+            return DEMO_MODEL
+        return settings.upstream.model or ("" if settings.upstream.base_url else OPENAI_MODEL)
+
+    def _build_pool(self) -> Pool:
+        settings = self._settings
+        rules = Rules(
+            concurrency=settings.workers.concurrency,
+            job_timeout_s=settings.workers.job_timeout_s,
+            lease_s=settings.workers.lease_s,
+            max_retries=settings.upstream.max_retries,
+            max_reply_bytes=settings.replies.max_reply_bytes,
+            max_tokens_field=settings.upstream.max_tokens_field,
+            developer_role=settings.upstream.developer_role,
+        )
+        return Pool(
+            transport=self.transport,
+            upstream=self.upstream,
+            rules=rules,
+            flusher=Flusher(settings.replies.flush_ms / 1000),
+            metrics=self.metrics,
+            new_id=new_id,
+            tasks=self._runs,
+        )
+
+    def _build_engine(self) -> Engine:
+        settings = self._settings
+        return Engine(
+            node=secrets.token_hex(4),
+            transport=self.transport,
+            replies=Replies(
+                keep_s=settings.replies.keep_s, grace_s=settings.replies.grace_s, max_bytes=settings.replies.max_bytes
+            ),
+            history=History(keep_s=settings.history.keep_s, max_bytes=settings.history.max_bytes),
+            metrics=self.metrics,
+            tasks=self._tasks,
+            free_slots=lambda: self.pool.free,
+            concurrent_per_owner=settings.limits.concurrent_responses_per_user,
+        )
+
+    def _watch(self) -> None:
+        """Gauges that are read when they are scraped."""
+        loop, metrics = asyncio.get_running_loop(), self.metrics
+
+        def oldest_age() -> float:
+            accepted_at = self.transport.depth().oldest_accepted_at
+            return 0.0 if accepted_at is None else loop.time() - accepted_at
+
+        metrics.slots.set(self._settings.workers.concurrency)
+        metrics.on_scrape(metrics.running, lambda: self.pool.running)
+        metrics.on_scrape(metrics.queue_depth, lambda: self.transport.depth().queued)
+        metrics.on_scrape(metrics.queue_age, oldest_age)
+        metrics.on_scrape(metrics.kept_bytes.labels("replies"), lambda: self.engine.replies.bytes)
+        metrics.on_scrape(metrics.kept_bytes.labels("history"), lambda: self.engine.history.bytes)
+
+    async def _measure_lag(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            due = loop.time() + _LAG_EVERY_S
+            await asyncio.sleep(_LAG_EVERY_S)
+            self.metrics.loop_lag.observe(max(0.0, loop.time() - due))
+
+    def _unhandled(self, task: str, error: BaseException) -> None:
+        if hasattr(self, "metrics"):
+            self.metrics.unhandled_errors.labels("task").inc()
+
+    def _loop_error(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        log.error(context["message"], exc_info=context.get("exception"))
+        if hasattr(self, "metrics"):
+            self.metrics.unhandled_errors.labels("loop").inc()

@@ -1,0 +1,190 @@
+"""Leases: who holds what until when. The whole truth of the memory transport, and the model the Redis one is tested on.
+
+A delivery is named by its token; a worker that lost its lease holds an old token and gets `LeaseLost`, whatever it
+tries (fencing). A lease that runs out is not moved by itself: `expired` names it, and the job's home decides between
+`nack` (next attempt, continuing where the log ends) and `bury` (attempts spent).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from grizz.core.fairness import FairQueue
+from grizz.core.job import Delivery, Job, State, move
+from grizz.errors import LeaseLost, QueueFull
+
+
+@dataclass(slots=True)
+class _Entry:
+    job: Job
+    state: State = State.QUEUED
+    attempt: int = 0
+    token: str = ""
+    until: float = 0.0
+
+
+class Ledger:
+    """Queued and leased jobs under three bounds.
+
+    Args:
+        max_jobs: queued jobs at most; one more is refused.
+        max_bytes: sum of `Job.size` over queued jobs at most.
+        lease_s: seconds a delivery is held without renewal.
+        new_token: makes a token that was never used before.
+    """
+
+    def __init__(self, *, max_jobs: int, max_bytes: int, lease_s: float, new_token: Callable[[], str]) -> None:
+        self._max_jobs = max_jobs
+        self._max_bytes = max_bytes
+        self._lease_s = lease_s
+        self._new_token = new_token
+        self._entries: dict[str, _Entry] = {}
+        self._queue: FairQueue[_Entry] = FairQueue()
+        self._leased: dict[str, _Entry] = {}
+        self._queued_bytes = 0
+
+    def __repr__(self) -> str:
+        return f"<Ledger: {self.queued} queued ({self._queued_bytes} bytes), {self.leased} leased>"
+
+    @property
+    def queued(self) -> int:
+        """Jobs waiting for a worker."""
+        return len(self._queue)
+
+    @property
+    def leased(self) -> int:
+        """Jobs a worker holds."""
+        return len(self._leased)
+
+    def put(self, job: Job) -> None:
+        """Queue a new job.
+
+        Raises:
+            QueueFull: a bound is reached; nothing was taken.
+            ValueError: the id is in the ledger already.
+        """
+        if job.id in self._entries:
+            raise ValueError(f"job {job.id} is in the ledger already")
+        if self.queued >= self._max_jobs:
+            raise QueueFull(f"{self.queued} jobs are waiting, which is the bound")
+        if self.queued and self._queued_bytes + job.size > self._max_bytes:
+            raise QueueFull(f"the waiting jobs hold {self._queued_bytes} bytes; the bound is {self._max_bytes}")
+        entry = _Entry(job)
+        self._entries[job.id] = entry
+        self._enqueue(entry)
+
+    def lease(self, now: float) -> Delivery | None:
+        """Hand over the next job in fair order, or None when nothing is queued."""
+        entry = self._queue.pop()
+        if entry is None:
+            return None
+        self._queued_bytes -= entry.job.size
+        entry.state = move(entry.state, "lease")
+        entry.attempt += 1
+        entry.token = self._new_token()
+        entry.until = now + self._lease_s
+        self._leased[entry.job.id] = entry
+        return Delivery(entry.job, entry.attempt, entry.token)
+
+    def check(self, delivery: Delivery) -> None:
+        """Is this delivery the current one?
+
+        Raises:
+            LeaseLost: it is not.
+        """
+        self._held(delivery)
+
+    def renew(self, delivery: Delivery, now: float) -> None:
+        """Hold it for another lease from `now`.
+
+        Raises:
+            LeaseLost: the delivery is not current.
+        """
+        self._held(delivery).until = now + self._lease_s
+
+    def ack(self, delivery: Delivery) -> None:
+        """The job's terminal event is out: forget it.
+
+        Raises:
+            LeaseLost: the delivery is not current.
+        """
+        self._settle(delivery, "ack")
+
+    def bury(self, delivery: Delivery) -> None:
+        """The job's attempts are spent: forget it (its home ends the response).
+
+        Raises:
+            LeaseLost: the delivery is not current.
+        """
+        self._settle(delivery, "bury")
+
+    def nack(self, delivery: Delivery, job: Job) -> None:
+        """Queue the next attempt, first in its owner's line; `job` says where it continues.
+
+        Raises:
+            LeaseLost: the delivery is not current.
+        """
+        self._requeue(delivery, job, "nack")
+
+    def release(self, delivery: Delivery) -> None:
+        """Give it back as if never delivered: a drain is no attempt.
+
+        Raises:
+            LeaseLost: the delivery is not current.
+        """
+        entry = self._requeue(delivery, delivery.job, "release")
+        entry.attempt -= 1
+
+    def withdraw(self, job_id: str) -> Job | None:
+        """Take a queued job out; None when it is not queued (running, finished or unknown)."""
+        entry = self._entries.get(job_id)
+        if entry is None or entry.state is not State.QUEUED:
+            return None
+        entry.state = move(entry.state, "withdraw")
+        self._queue.remove(entry.job.owner, job_id)
+        self._queued_bytes -= entry.job.size
+        del self._entries[job_id]
+        return entry.job
+
+    def holder(self, job_id: str) -> Delivery | None:
+        """The current delivery of a leased job."""
+        entry = self._leased.get(job_id)
+        return None if entry is None else Delivery(entry.job, entry.attempt, entry.token)
+
+    def expired(self, now: float) -> list[Delivery]:
+        """Deliveries whose lease ran out before `now`; none is moved."""
+        return [Delivery(e.job, e.attempt, e.token) for e in self._leased.values() if e.until < now]
+
+    def overdue(self, accepted_before: float) -> list[Job]:
+        """Queued jobs at the head of their owner's line that were accepted before that time; none is moved."""
+        return [e.job for e in self._queue.heads() if e.job.accepted_at < accepted_before]
+
+    def oldest_accepted_at(self) -> float | None:
+        """When the longest waiting job was accepted; None when nothing waits."""
+        return min((e.job.accepted_at for e in self._queue.heads()), default=None)
+
+    def _held(self, delivery: Delivery) -> _Entry:
+        entry = self._leased.get(delivery.job.id)
+        if entry is None or entry.token != delivery.token:
+            raise LeaseLost(f"attempt {delivery.attempt} of {delivery.job.id} is not current")
+        return entry
+
+    def _settle(self, delivery: Delivery, event: str) -> None:
+        entry = self._held(delivery)
+        entry.state = move(entry.state, event)
+        del self._leased[delivery.job.id]
+        del self._entries[delivery.job.id]
+
+    def _requeue(self, delivery: Delivery, job: Job, event: str) -> _Entry:
+        entry = self._held(delivery)
+        entry.state = move(entry.state, event)
+        entry.job = job
+        entry.token = ""
+        del self._leased[job.id]
+        self._enqueue(entry, front=True)
+        return entry
+
+    def _enqueue(self, entry: _Entry, *, front: bool = False) -> None:
+        self._queue.push(entry.job.owner, entry.job.id, entry, front=front)
+        self._queued_bytes += entry.job.size

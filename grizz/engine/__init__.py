@@ -1,0 +1,1 @@
+"""What happens between a request and its last event. Knows ports, never an adapter."""

@@ -1,0 +1,152 @@
+"""Finished turns, so that `previous_response_id` finds what was said before (protocol §11).
+
+A turn keeps only its own input and output and points at its parent, so a conversation of n turns costs n turns, not n².
+Two bounds: a turn goes `keep_s` after it was last used, and when `max_bytes` is reached the least recently used go
+first. Using a turn uses its ancestors, so a conversation lives or goes as a whole; a turn whose ancestor went cannot be
+continued, since the model would see half a conversation.
+
+`store: false` turns are kept here too, under the same bounds, but only the connection that made them finds them.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from grizz.protocol.items import Item
+
+# The outcomes a conversation can go on from; a failed turn is kept for retrieval only.
+CONTINUABLE = frozenset({"completed", "incomplete", "cancelled"})
+
+
+@dataclass(slots=True, eq=False)
+class Turn:
+    """One finished response and what it was asked.
+
+    Attributes:
+        parent: the turn before it, or None.
+        last_seq: number of its terminal event, under which it is replayed once its log is gone.
+        scope: the connection that alone may find it, or None when everyone of its owner may.
+        size: bytes it holds.
+        gone: it was dropped, and what it held with it.
+    """
+
+    id: str
+    owner: str
+    parent: Turn | None
+    input: Sequence[Item]
+    response: dict[str, Any]
+    last_seq: int
+    scope: object | None
+    size: int = 0
+    used_at: float = 0.0
+    gone: bool = False
+
+    def __post_init__(self) -> None:
+        self.size = len(orjson.dumps(list(self.input))) + len(orjson.dumps(self.response))
+
+    def lineage(self) -> list[Turn]:
+        """Itself and its ancestors, oldest first."""
+        turns: list[Turn] = []
+        turn: Turn | None = self
+        while turn is not None:
+            turns.append(turn)
+            turn = turn.parent
+        turns.reverse()
+        return turns
+
+    @property
+    def continuable(self) -> bool:
+        """May another turn follow?"""
+        return self.response["status"] in CONTINUABLE and not any(turn.gone for turn in self.lineage())
+
+    def context(self) -> list[Item]:
+        """Everything said up to and including it, oldest first."""
+        said: list[Item] = []
+        for turn in self.lineage():
+            said += turn.input
+            said += turn.response["output"]
+        return said
+
+
+class History:
+    """The turns of everybody, each found by its owner only.
+
+    Args:
+        keep_s: seconds a turn is kept after its last use.
+        max_bytes: what all turns may hold together.
+    """
+
+    def __init__(self, *, keep_s: float, max_bytes: int) -> None:
+        self._keep_s = keep_s
+        self._max_bytes = max_bytes
+        self._turns: OrderedDict[str, Turn] = OrderedDict()
+        self._item_homes: dict[tuple[str, str], Turn] = {}
+        self.bytes = 0
+
+    def __len__(self) -> int:
+        return len(self._turns)
+
+    def __repr__(self) -> str:
+        return f"<History: {len(self._turns)} turns, {self.bytes} bytes>"
+
+    def add(self, turn: Turn, now: float) -> None:
+        """Keep a turn, and let the least recently used go where the byte bound asks for it."""
+        self._turns[turn.id] = turn
+        self.bytes += turn.size
+        for item in turn.response["output"]:
+            self._item_homes[turn.owner, item["id"]] = turn
+        self._use(turn, now)
+        while self.bytes > self._max_bytes and self._turns:
+            self._drop(next(iter(self._turns.values())))
+
+    def find(self, response_id: str, owner: str, now: float, scope: object | None = None) -> Turn | None:
+        """The turn, if this owner (on this connection) may see it; its lineage counts as used."""
+        turn = self._turns.get(response_id)
+        if turn is None or turn.owner != owner or (turn.scope is not None and turn.scope is not scope):
+            return None
+        self._use(turn, now)
+        return turn
+
+    def item(self, item_id: str, owner: str, scope: object | None = None) -> Item | None:
+        """The output item of that id, for `item_reference`, if this owner (on this connection) may see it."""
+        turn = self._item_homes.get((owner, item_id))
+        if turn is None or (turn.scope is not None and turn.scope is not scope):
+            return None
+        return next((item for item in turn.response["output"] if item["id"] == item_id), None)
+
+    def forget(self, response_id: str) -> None:
+        """Drop a turn, if it is here."""
+        turn = self._turns.get(response_id)
+        if turn is not None:
+            self._drop(turn)
+
+    def sweep(self, now: float) -> None:
+        """Drop what nobody used for `keep_s`."""
+        while self._turns:
+            turn = next(iter(self._turns.values()))
+            if now - turn.used_at <= self._keep_s:
+                return
+            self._drop(turn)
+
+    def _use(self, turn: Turn, now: float) -> None:
+        for ancestor in turn.lineage():
+            ancestor.used_at = now
+            if ancestor.id in self._turns:
+                self._turns.move_to_end(ancestor.id)
+
+    def _drop(self, turn: Turn) -> None:
+        del self._turns[turn.id]
+        self.bytes -= turn.size
+        for item in turn.response["output"]:
+            if self._item_homes.get((turn.owner, item["id"])) is turn:
+                del self._item_homes[turn.owner, item["id"]]
+        # Descendants still point here; what it held must not outlive the bound through them.
+        turn.gone = True
+        turn.input = ()
+        turn.response = {**turn.response, "output": [], "instructions": None, "tools": []}
+        turn.parent = None

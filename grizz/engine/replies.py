@@ -1,0 +1,106 @@
+"""The replies this process keeps, within two bounds: time after their end, and bytes in all.
+
+A running reply is never dropped (running ones are bounded by the workers, the queue and the size of one answer); when
+the byte bound needs room, the replies that ended first go first.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+
+from grizz.engine.reply import Reply
+from grizz.protocol.events import Event
+
+
+class Replies:
+    """Replies by response id.
+
+    Args:
+        keep_s: seconds a reply is kept after its end.
+        grace_s: seconds a running reply may have no reader, unless it runs in the background.
+        max_bytes: what all replies may hold together.
+    """
+
+    def __init__(self, *, keep_s: float, grace_s: float, max_bytes: int) -> None:
+        self._keep_s = keep_s
+        self._grace_s = grace_s
+        self._max_bytes = max_bytes
+        self._running: dict[str, Reply] = {}
+        self._ended: OrderedDict[str, Reply] = OrderedDict()
+        self._by_owner: dict[str, int] = {}
+        self.bytes = 0
+
+    def __len__(self) -> int:
+        return len(self._running) + len(self._ended)
+
+    def __repr__(self) -> str:
+        return f"<Replies: {len(self._running)} running, {len(self._ended)} ended, {self.bytes} bytes>"
+
+    @property
+    def running(self) -> int:
+        """Replies without a terminal event, queued ones included."""
+        return len(self._running)
+
+    def running_of(self, owner: str) -> int:
+        """How many of this owner's replies have not ended."""
+        return self._by_owner.get(owner, 0)
+
+    def add(self, reply: Reply) -> None:
+        """Keep a new reply."""
+        self._running[reply.id] = reply
+        self._by_owner[reply.owner] = self.running_of(reply.owner) + 1
+        self.bytes += reply.bytes
+
+    def get(self, response_id: str) -> Reply | None:
+        """The reply, whoever it belongs to."""
+        return self._running.get(response_id) or self._ended.get(response_id)
+
+    def extend(self, reply: Reply, events: Sequence[Event], now: float) -> None:
+        """Append events, and make room when the byte bound asks for it."""
+        before, was_running = reply.bytes, not reply.ended
+        reply.extend(events, now)
+        self.bytes += reply.bytes - before
+        if was_running and reply.ended:
+            self._stopped_running(reply)
+            self._ended[reply.id] = reply
+        while self.bytes > self._max_bytes and self._ended:
+            self.remove(next(iter(self._ended.values())))
+
+    def remove(self, reply: Reply) -> None:
+        """Forget a reply; whoever reads it still does."""
+        if self._ended.pop(reply.id, None) is None:
+            if self._running.get(reply.id) is not reply:
+                return
+            self._stopped_running(reply)
+        self.bytes -= reply.bytes
+
+    def expire(self, now: float) -> None:
+        """Forget what ended too long ago."""
+        while self._ended:
+            reply = next(iter(self._ended.values()))
+            if reply.ended_at is None or now - reply.ended_at <= self._keep_s:
+                return
+            self.remove(reply)
+
+    def abandoned(self, now: float) -> list[Reply]:
+        """Running replies whose grace is over."""
+        return [
+            reply
+            for reply in self._running.values()
+            if reply.unwatched_since is not None
+            and now - reply.unwatched_since > self._grace_s
+            and not reply.request.background
+        ]
+
+    def all_running(self) -> Iterator[Reply]:
+        """Every reply without a terminal event, as of now."""
+        return iter(list(self._running.values()))
+
+    def _stopped_running(self, reply: Reply) -> None:
+        del self._running[reply.id]
+        left = self.running_of(reply.owner) - 1
+        if left:
+            self._by_owner[reply.owner] = left
+        else:
+            del self._by_owner[reply.owner]

@@ -1,0 +1,204 @@
+"""Reply: the append-only log of one response's events. Cursor: a reader's position in it.
+
+Nothing is pushed into a per-client buffer: a slow reader is a cursor that is behind, and costs nothing else. A resume, a
+second tab, an SSE stream and a blocking `POST` are all the same thing, another cursor.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import orjson
+
+from grizz.engine.history import Turn
+from grizz.protocol.compose import Composer
+from grizz.protocol.events import Event, NewId
+from grizz.protocol.items import Item
+from grizz.protocol.requests import Request
+
+# What an event costs beside its JSON: the object, the bytes header and its place in the list (sys.getsizeof, 3.11).
+EVENT_OVERHEAD_BYTES = 170
+
+
+class Reply:
+    """One response's log. All methods are synchronous: they never wait.
+
+    Attributes:
+        id: the response id.
+        owner: whose it is.
+        request: what was asked.
+        parent: the turn it continues, or None.
+        scope: who alone may continue it when it is not stored (a connection).
+        given: this turn's input, references resolved; emptied when the reply ends.
+        bytes: what the log holds.
+        ended_at: when its terminal event came, in seconds of the loop's clock; None before.
+        unwatched_since: when its last cursor went, or it was made; None while somebody watches.
+    """
+
+    __slots__ = (
+        "_events",
+        "_first",
+        "_wakers",
+        "bytes",
+        "created_at",
+        "ended_at",
+        "given",
+        "id",
+        "owner",
+        "parent",
+        "request",
+        "response",
+        "scope",
+        "started",
+        "unwatched_since",
+    )
+
+    def __init__(
+        self,
+        response: dict[str, Any],
+        owner: str,
+        request: Request,
+        *,
+        parent: Turn | None,
+        scope: object,
+        given: Sequence[Item],
+        size: int,
+        now: float,
+    ) -> None:
+        self.id: str = response["id"]
+        self.owner = owner
+        self.request = request
+        self.response = response
+        self.parent = parent
+        self.scope = scope
+        self.given = given
+        self.bytes = size
+        self.created_at = now
+        self.started = False
+        self.ended_at: float | None = None
+        self.unwatched_since: float | None = now
+        self._events: list[Event] = []
+        self._first = 0
+        self._wakers: list[Callable[[], None]] = []
+
+    def __repr__(self) -> str:
+        watched = f"{len(self._wakers)} cursors" if self._wakers else "unwatched"
+        return f"<Reply {self.id} {self.status}, last event {self.last_seq}, {self.bytes} bytes, {watched}>"
+
+    @property
+    def last_seq(self) -> int:
+        """The number of the last event; -1 when there is none."""
+        return self._first + len(self._events) - 1
+
+    @property
+    def ended(self) -> bool:
+        """Is the terminal event in the log?"""
+        return self.ended_at is not None
+
+    @property
+    def status(self) -> str:
+        """queued, in_progress, or how it ended."""
+        return str(self.response["status"])
+
+    def extend(self, events: Sequence[Event], now: float) -> None:
+        """Append the next events and wake the readers. An event that is in the log already is dropped.
+
+        Raises:
+            ValueError: there is a gap before the first new one; nothing was appended.
+        """
+        fresh = [event for event in events if event.seq > self.last_seq] if events[0].seq <= self.last_seq else events
+        if not fresh or self.ended:
+            return
+        if self._events and fresh[0].seq != self.last_seq + 1:
+            raise ValueError(f"{self.id}: event {fresh[0].seq} after {self.last_seq}")
+        if not self._events:
+            self._first = fresh[0].seq
+        self._events.extend(fresh)
+        for event in fresh:
+            self.bytes += len(event.data) + EVENT_OVERHEAD_BYTES
+            if event.type == "response.in_progress":
+                self.response["status"] = "in_progress"
+        if fresh[-1].terminal:
+            self.response = orjson.loads(fresh[-1].data)["response"]
+            self.ended_at = now
+        for wake in self._wakers:
+            wake()
+
+    def snapshot(self, new_id: NewId) -> dict[str, Any]:
+        """The Response as it stands, with what was produced so far."""
+        if self.ended or not self._events:
+            return self.response
+        return self.composer(new_id).snapshot()
+
+    def composer(self, new_id: NewId) -> Composer:
+        """The composer that wrote this log, ready to go on after its last event."""
+        return Composer.rebuild(self._events, new_id=new_id)
+
+    def after(self, seq: int, limit: int) -> list[Event]:
+        """Up to `limit` events numbered higher than `seq`."""
+        start = max(0, seq + 1 - self._first)
+        return self._events[start : start + limit]
+
+    def watch(self, wake: Callable[[], None]) -> None:
+        """Call `wake` whenever events come in."""
+        self._wakers.append(wake)
+        self.unwatched_since = None
+
+    def unwatch(self, wake: Callable[[], None], now: float) -> None:
+        """The opposite of `watch`; once for each."""
+        self._wakers.remove(wake)
+        if not self._wakers:
+            self.unwatched_since = now
+
+
+class Cursor:
+    """A reader's position in a reply.
+
+    Args:
+        after: the last sequence number the reader has; -1 for none.
+        wake: called when there may be something to read; once at the start too if there is.
+    """
+
+    __slots__ = ("_open", "_reply", "_wake", "position")
+
+    def __init__(self, reply: Reply, after: int, wake: Callable[[], None]) -> None:
+        self._reply = reply
+        self._wake = wake
+        self.position = after
+        self._open = True
+        reply.watch(wake)
+        if self.behind:
+            wake()
+
+    def __repr__(self) -> str:
+        return f"<Cursor after {self.position} of {self._reply!r}>"
+
+    @property
+    def reply(self) -> Reply:
+        """What it reads."""
+        return self._reply
+
+    @property
+    def behind(self) -> bool:
+        """Is there something to read?"""
+        return self.position < self._reply.last_seq
+
+    @property
+    def finished(self) -> bool:
+        """Was the terminal event read (or known to the reader before)?"""
+        return self._reply.ended and not self.behind
+
+    def read(self, limit: int = 256) -> list[Event]:
+        """The next events, `limit` at most, and the position moves behind them."""
+        events = self._reply.after(self.position, limit)
+        if events:
+            self.position = events[-1].seq
+        return events
+
+    def close(self) -> None:
+        """Stop watching; from the last cursor on, the reply's grace runs. Safe to call twice."""
+        if self._open:
+            self._open = False
+            self._reply.unwatch(self._wake, asyncio.get_running_loop().time())

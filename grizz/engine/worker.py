@@ -1,0 +1,360 @@
+"""Workers: lease a job, stream it from the upstream, publish its events, settle it.
+
+One `Run` is one delivery. Whatever happens to it (the upstream fails, its owner cancels, its time is over), it publishes
+exactly one terminal event and settles; only a lost lease ends it in silence, since another attempt speaks then.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from grizz.core.job import Delivery
+from grizz.engine.flusher import Flusher
+from grizz.errors import Code, GrizzError, LeaseLost, TransportClosed, UpstreamError
+from grizz.protocol import chat, sse
+from grizz.protocol.compose import Composer
+from grizz.protocol.events import NewId
+from grizz.protocol.items import Item
+from grizz.protocol.reader import Reader
+from grizz.protocol.requests import Request
+from grizz.tasks import TaskOwner
+from grizz.telemetry.metrics import Gaps, Metrics
+from grizz.transport.base import Cause, Transport
+from grizz.upstream.base import Upstream
+
+log = logging.getLogger(__name__)
+
+# The outcome as metrics name it, and the keyword arguments of `Composer.finish`.
+Ending = tuple[str, dict[str, Any]]
+
+# After the finish reason only usage and [DONE] can follow; a server that sends neither must not hold the answer.
+_AFTER_FINISH_S = 1.0
+_MAX_RETRY_AFTER_S = 30.0
+_BACKOFF_S = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """A job's payload: what was asked, all the model shall see, and the Response so far."""
+
+    request: Request
+    context: Sequence[Item]
+    response: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rules:
+    """How jobs are run.
+
+    Attributes:
+        concurrency: jobs at a time; 0 runs none.
+        job_timeout_s: seconds from a worker's start to the end of the answer.
+        lease_s: seconds between two signs of life at most; renewed three times as often.
+        max_retries: further tries before the first delta.
+        max_reply_bytes: an answer whose events hold more is ended.
+        max_tokens_field: see `chat.body`.
+        developer_role: see `chat.body`.
+    """
+
+    concurrency: int
+    job_timeout_s: float
+    lease_s: float
+    max_retries: int
+    max_reply_bytes: int
+    max_tokens_field: str
+    developer_role: bool
+
+
+class Pool:
+    """Runs up to `rules.concurrency` deliveries at a time."""
+
+    def __init__(
+        self,
+        *,
+        transport: Transport,
+        upstream: Upstream,
+        rules: Rules,
+        flusher: Flusher,
+        metrics: Metrics,
+        new_id: NewId,
+        tasks: TaskOwner,
+    ) -> None:
+        self.transport = transport
+        self.upstream = upstream
+        self.rules = rules
+        self.flusher = flusher
+        self.metrics = metrics
+        self.new_id = new_id
+        self._tasks = tasks
+        self._slots = asyncio.Semaphore(rules.concurrency)
+        self._runs: dict[str, Run] = {}
+
+    def __repr__(self) -> str:
+        return f"<Pool: {len(self._runs)} of {self.rules.concurrency} slots busy>"
+
+    @property
+    def free(self) -> int:
+        """Slots without a job."""
+        return self.rules.concurrency - len(self._runs)
+
+    @property
+    def running(self) -> int:
+        """Jobs being streamed now."""
+        return len(self._runs)
+
+    def start(self) -> None:
+        """Begin to lease jobs."""
+        if self.rules.concurrency:
+            self._tasks.spawn(self._lease(), name="lease jobs")
+            self._tasks.spawn(self._renew(), name="renew leases")
+
+    def stop(self, delivery: Delivery, cause: Cause) -> None:
+        """See `transport.base.Workers.stop`."""
+        run = self._runs.get(delivery.job.id)
+        if run is not None and run.delivery.token == delivery.token:
+            run.stop(cause)
+
+    def stop_all(self, cause: Cause) -> None:
+        """Stop every run; each still publishes its terminal event."""
+        for run in list(self._runs.values()):
+            run.stop(cause)
+
+    async def _lease(self) -> None:
+        while True:
+            await self._slots.acquire()
+            try:
+                delivery = await self.transport.lease()
+            except TransportClosed:
+                return
+            run = self._runs[delivery.job.id] = Run(delivery, self)
+            run.task = self._tasks.spawn(self._watch(run), name=f"run {delivery.job.id}")
+
+    async def _watch(self, run: Run) -> None:
+        try:
+            await run.execute()
+        finally:
+            if self._runs.get(run.delivery.job.id) is run:
+                del self._runs[run.delivery.job.id]
+            self._slots.release()
+
+    async def _renew(self) -> None:
+        while True:
+            await asyncio.sleep(self.rules.lease_s / 3)
+            for run in list(self._runs.values()):
+                try:
+                    await self.transport.renew(run.delivery)
+                except LeaseLost:
+                    run.abandon()
+                run.insist()
+
+
+class Run:
+    """One delivery on its way to its terminal event."""
+
+    def __init__(self, delivery: Delivery, pool: Pool) -> None:
+        self.delivery = delivery
+        self.task: asyncio.Task[None] | None = None
+        self._pool = pool
+        self._work: Work = delivery.job.payload
+        self._cause: Cause | None = None
+        self._lost = False
+        self._label = pool.metrics.model(self._work.request.model)
+        self._gaps = Gaps()
+        self._last_read_at = 0.0
+        self._composer = Composer(
+            dict(self._work.response),
+            new_id=pool.new_id,
+            next_seq=delivery.job.next_seq,
+            output=delivery.job.output,
+            raw_reasoning=self._work.request.raw_reasoning,
+        )
+
+    def __repr__(self) -> str:
+        return f"<Run {self.delivery.job.id} attempt {self.delivery.attempt}, next event {self._composer.next_seq}>"
+
+    def stop(self, cause: Cause) -> None:
+        """Close the upstream request and end the response with `cause`; the first cause counts."""
+        if self._cause is None:
+            self._cause = cause
+            self.insist()
+
+    def insist(self) -> None:
+        """Cancel again what was stopped and still runs: on Python 3.11 a library can swallow a cancel."""
+        if (self._cause is not None or self._lost) and self.task is not None:
+            self.task.cancel()
+
+    def abandon(self) -> None:
+        """The lease is lost: stop without another word."""
+        self._lost = True
+        self.insist()
+
+    async def execute(self) -> None:
+        """Stream it to its end. Raises nothing that concerns the response; a cancel from outside releases the job."""
+        job = self.delivery.job
+        started_at = asyncio.get_running_loop().time()
+        self._pool.metrics.queue_wait.observe(started_at - job.accepted_at)
+        try:
+            outcome, ending = await self._ending()
+            self._composer.finish(completed_at=int(time.time()), **ending)
+            self._publish()
+            self._pool.metrics.finished.labels(self._label, outcome).inc()
+            await self._pool.transport.ack(self.delivery)
+        except LeaseLost:
+            log.warning("lease lost", extra={"response": job.id, "attempt": self.delivery.attempt})
+        finally:
+            self._pool.metrics.add_gaps(self._work.request.model, self._gaps)
+
+    async def _ending(self) -> Ending:
+        """Stream, and say how the response ends."""
+        try:
+            if self.delivery.attempt == 1:
+                self._composer.lifecycle("in_progress", "in_progress")
+                self._publish()
+            ending = await self._stream()
+            return ("ok" if ending["status"] == "completed" else "length"), ending
+        except UpstreamError as error:
+            log.warning(
+                "upstream failed",
+                extra={"response": self.delivery.job.id, "result": error.result, "err": error.message},
+            )
+            return ("timeout" if error.result == "timeout" else "error"), failed(error.code, error.message)
+        except asyncio.CancelledError:
+            if self._lost:
+                raise LeaseLost("stopped") from None
+            if self._cause is None:
+                await self._pool.transport.release(self.delivery)
+                raise
+            asyncio.current_task().uncancel()  # type: ignore[union-attr]  # it runs in a task: it was cancelled
+            return STOPPED[self._cause]
+        except LeaseLost:
+            raise
+        except Exception:
+            log.exception("a worker failed", extra={"response": self.delivery.job.id})
+            self._pool.metrics.unhandled_errors.labels("worker").inc()
+            return "error", failed(Code.SERVER_ERROR, "the server failed while it was answering")
+
+    async def _stream(self) -> dict[str, Any]:
+        """Try, and try again while nothing was produced and it may help.
+
+        Raises:
+            UpstreamError: the last try failed, or the job's time is over.
+        """
+        rules, metrics, upstream = self._pool.rules, self._pool.metrics, self._pool.upstream
+        deadline = asyncio.get_running_loop().time() + rules.job_timeout_s
+        for retry in range(rules.max_retries + 1):
+            try:
+                ending = await self._once(deadline)
+                metrics.upstream_requests.labels(upstream.name, "2xx").inc()
+                return ending
+            except UpstreamError as error:
+                metrics.upstream_requests.labels(upstream.name, error.result).inc()
+                pause_s = _pause_s(retry, error)
+                late = asyncio.get_running_loop().time() + pause_s >= deadline
+                if not error.retryable or self._composer.produced or retry == rules.max_retries or late:
+                    raise
+                reason = error.result if error.result in ("429", "timeout", "connect") else "5xx"
+                metrics.upstream_retries.labels(upstream.name, reason).inc()
+                log.info(
+                    "upstream is tried again",
+                    extra={"response": self.delivery.job.id, "result": error.result, "pause_s": round(pause_s, 3)},
+                )
+            await asyncio.sleep(pause_s)
+        raise AssertionError("the last try returns or raises")
+
+    async def _once(self, deadline: float) -> dict[str, Any]:
+        """One upstream request, read to its end."""
+        loop = asyncio.get_running_loop()
+        rules = self._pool.rules
+        body = chat.body(
+            self._work.request,
+            self._work.context,
+            max_tokens_field=rules.max_tokens_field,
+            developer_role=rules.developer_role,
+        )
+        decoder, reader = sse.Decoder(), Reader(self._composer, new_id=self._pool.new_id)
+        sent_at = loop.time()
+        finishing = False
+        try:
+            async with asyncio.timeout_at(deadline) as scope, self._pool.upstream.open(body) as chunks:
+                async for data in chunks:
+                    tokens = reader.tokens
+                    for payload in decoder.feed(data):
+                        reader.feed(payload)
+                    if reader.tokens != tokens:
+                        self._content_read(loop.time(), sent_at)
+                    if reader.done:
+                        break
+                    if reader.finishing and not finishing:
+                        finishing = True
+                        scope.reschedule(min(deadline, loop.time() + _AFTER_FINISH_S))
+                    if self._cause is not None:
+                        raise asyncio.CancelledError
+        except TimeoutError:
+            if not scope.expired():
+                raise
+            if not reader.finishing:
+                text = f"the answer was not complete after {rules.job_timeout_s:g} s"
+                raise UpstreamError(Code.SERVER_ERROR, text, result="timeout") from None
+        for payload in decoder.close():
+            reader.feed(payload)
+        return reader.end()
+
+    def _content_read(self, now: float, sent_at: float) -> None:
+        """Account for a read that brought content, and see that it goes out."""
+        if self._last_read_at:
+            self._gaps.observe(now - self._last_read_at)
+        else:
+            metrics = self._pool.metrics
+            metrics.first_chunk.labels(self._pool.upstream.name, self._label).observe(now - sent_at)
+        self._last_read_at = now
+        self._publish()
+        if self._composer.dirty:
+            self._pool.flusher.add(self._flush)
+        if self._composer.bytes > self._pool.rules.max_reply_bytes:
+            text = f"the answer grew beyond {self._pool.rules.max_reply_bytes} bytes"
+            raise UpstreamError(Code.SERVER_ERROR, text, result="truncated")
+
+    def _flush(self) -> None:
+        """Called by the ticker, outside the run's own task."""
+        self._composer.flush()
+        try:
+            self._publish()
+        except LeaseLost:
+            self.abandon()
+        except GrizzError:
+            log.exception("publishing failed", extra={"response": self.delivery.job.id})
+
+    def _publish(self) -> None:
+        events = self._composer.take()
+        if events:
+            self._pool.transport.publish(self.delivery, events)
+
+
+def _pause_s(retry: int, error: UpstreamError) -> float:
+    """Seconds before the next try: what the upstream asked for, else full jitter over a doubling span."""
+    if error.retry_after_s is not None:
+        return error.retry_after_s if error.retry_after_s <= _MAX_RETRY_AFTER_S else float("inf")
+    return random.uniform(0.5, 1.0) * _BACKOFF_S * 2.0**retry
+
+
+def failed(code: Code, message: str) -> dict[str, Any]:
+    """The ending of a failed response."""
+    return {"status": "failed", "error": {"code": str(code), "message": message}}
+
+
+STOPPED: dict[Cause, Ending] = {
+    Cause.CANCELLED: ("cancelled", {"status": "cancelled"}),
+    Cause.ABANDONED: ("cancelled", {"status": "cancelled"}),
+    Cause.DELETED: ("cancelled", {"status": "cancelled"}),
+    Cause.OVERDUE: ("timeout", failed(Code.SERVER_ERROR, "no worker was free in time")),
+    Cause.SHUTDOWN: (
+        "error",
+        failed(Code.SERVER_ERROR, "the server was restarted before the answer was complete"),
+    ),
+}

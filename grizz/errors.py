@@ -1,0 +1,150 @@
+"""The exception tree, and the closed list of codes that ever reach a client.
+
+    GrizzError
+    ├── ConfigError            a setting is unknown or bad; the process does not start
+    ├── RequestError           the client's fault or the house's refusal; carries status and code
+    ├── TransportError
+    │   ├── QueueFull          the queue is at its bound; nothing was taken
+    │   ├── LeaseLost          somebody else holds the job now: stop, say nothing more
+    │   └── TransportClosed    the transport is shutting down
+    └── UpstreamError          the model API failed; says whether trying again may help
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Any
+
+
+class Code(StrEnum):
+    """Every error code a client can see. New ones are added here or nowhere."""
+
+    INVALID_JSON = "invalid_json"
+    INVALID_REQUEST = "invalid_request"
+    INVALID_TYPE = "invalid_type"
+    INVALID_VALUE = "invalid_value"
+    INVALID_STREAM_ID = "invalid_stream_id"
+    MISSING_PARAMETER = "missing_required_parameter"
+    UNKNOWN_EVENT_TYPE = "unknown_event_type"
+    UNSUPPORTED_PARAMETER = "unsupported_parameter"
+    MUTUALLY_EXCLUSIVE = "mutually_exclusive_parameters"
+    MODEL_NOT_FOUND = "model_not_found"
+    NO_TOOL_CALL = "no_tool_call_found"
+    ITEM_NOT_FOUND = "item_not_found"
+    PREVIOUS_RESPONSE_NOT_FOUND = "previous_response_not_found"
+    RESPONSE_NOT_FOUND = "response_not_found"
+    LOG_EXPIRED = "grizz:log_expired"
+    LANE_BUSY = "grizz:lane_busy"
+    STREAM_LIMIT = "websocket_stream_limit_reached"
+    CONNECTION_LIMIT = "websocket_connection_limit_reached"
+    WEBSOCKET_QUEUE_FULL = "websocket_queue_full"
+    TOO_MANY_CONNECTIONS = "too_many_connections"
+    RATE_LIMIT = "rate_limit_exceeded"
+    OVERLOADED = "server_is_overloaded"
+    STEERING_NOT_SUPPORTED = "steering_not_supported"
+    NOT_FOUND = "not_found"
+    METHOD_NOT_ALLOWED = "method_not_allowed"
+    UPGRADE_REQUIRED = "upgrade_required"
+    FORBIDDEN_ORIGIN = "forbidden_origin"
+    FORBIDDEN_HOST = "forbidden_host"
+    BODY_TOO_LARGE = "body_too_large"
+    # What a response may fail with (`response.error.code`).
+    SERVER_ERROR = "server_error"
+    INVALID_PROMPT = "invalid_prompt"
+    CONTEXT_LENGTH = "context_length_exceeded"
+    INSUFFICIENT_QUOTA = "insufficient_quota"
+
+
+class GrizzError(Exception):
+    """Root of everything Grizz raises on purpose."""
+
+
+class ConfigError(GrizzError):
+    """One or more settings are unknown or bad; the text names each, its value and what is allowed."""
+
+
+class RequestError(GrizzError):
+    """A request is refused. Shown to the client as it is: never put a secret or a foreign id in it.
+
+    Attributes:
+        status: HTTP status (the WebSocket envelope carries it too).
+        code: one of `Code`.
+        param: the offending parameter, as the client spelled it, or None.
+        retry_after_s: seconds after which trying again is sensible, or None.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        code: Code,
+        message: str,
+        *,
+        param: str | None = None,
+        retry_after_s: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+        self.message = message
+        self.param = param
+        self.retry_after_s = retry_after_s
+
+    @property
+    def type(self) -> str:
+        """The OpenAI error family of the status."""
+        return _FAMILY.get(self.status, "invalid_request_error" if self.status < 500 else "server_error")
+
+    def body(self) -> dict[str, Any]:
+        """The `error` object of an HTTP body or a WebSocket envelope (protocol §9)."""
+        return {"message": self.message, "type": self.type, "param": self.param, "code": str(self.code)}
+
+
+_FAMILY = {
+    401: "authentication_error",
+    403: "permission_error",
+    429: "rate_limit_error",
+    503: "service_unavailable_error",
+}
+
+
+class TransportError(GrizzError):
+    """The hand-over of a job or its events failed."""
+
+
+class QueueFull(TransportError):
+    """The queue is at its bound (jobs or bytes); nothing was taken."""
+
+
+class LeaseLost(TransportError):
+    """This delivery is no longer current; its holder must stop and say nothing more."""
+
+
+class TransportClosed(TransportError):
+    """The transport is shutting down."""
+
+
+class UpstreamError(GrizzError):
+    """The model API failed.
+
+    Attributes:
+        code: what the client sees as `response.error.code`.
+        result: the class of failure for metrics (429, 400, 5xx, timeout, connect, truncated ...).
+        retryable: whether another try may succeed; only used before the first delta.
+        retry_after_s: what the upstream asked for, in seconds, or None.
+    """
+
+    def __init__(
+        self,
+        code: Code,
+        message: str,
+        *,
+        result: str,
+        retryable: bool = False,
+        retry_after_s: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.result = result
+        self.retryable = retryable
+        self.retry_after_s = retry_after_s

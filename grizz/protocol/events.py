@@ -1,0 +1,190 @@
+"""The Response object, the numbered event, and how each kind of part is spelled (protocol §5 to §8).
+
+The order of events is the business of `compose.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from grizz.protocol.requests import Request
+
+TERMINAL = frozenset({"response.completed", "response.incomplete", "response.failed"})
+NewId = Callable[[str], str]
+
+
+class Event:
+    """One numbered event, encoded once for all its readers.
+
+    Attributes:
+        seq: its sequence number.
+        type: its type.
+        data: the whole event as JSON.
+        key: the open part it adds to when it is a delta, else None; deltas with one key may be merged.
+    """
+
+    __slots__ = ("data", "key", "seq", "type")
+
+    def __init__(self, seq: int, type: str, data: bytes, key: object = None) -> None:
+        self.seq = seq
+        self.type = type
+        self.data = data
+        self.key = key
+
+    def __repr__(self) -> str:
+        return f"<Event {self.seq} {self.type}>"
+
+    @property
+    def terminal(self) -> bool:
+        """Is it the response's last?"""
+        return self.type in TERMINAL
+
+
+def merge(events: list[Event]) -> list[Event]:
+    """Adjacent deltas of one part as one event under the last number, so that a cursor stays exact (protocol §19.2).
+
+    For slow and hidden readers only: the numbers between are left out.
+    """
+    merged: list[Event] = []
+    run: list[Event] = []
+    for event in [*events, None]:
+        if run and (event is None or event.key is not run[0].key):
+            merged.append(_join(run))
+            run = []
+        if event is None:
+            break
+        if event.key is None:
+            merged.append(event)
+        else:
+            run.append(event)
+    return merged
+
+
+def _join(run: list[Event]) -> Event:
+    if len(run) == 1:
+        return run[0]
+    bodies = [orjson.loads(event.data) for event in run]
+    body = bodies[-1]
+    body["delta"] = "".join(b["delta"] for b in bodies)
+    if "logprobs" in body:
+        body["logprobs"] = [entry for b in bodies for entry in b["logprobs"]]
+    return Event(run[-1].seq, run[-1].type, orjson.dumps(body), run[-1].key)
+
+
+def on_lane(data: bytes, lane: str | None) -> bytes:
+    """An encoded event as it goes out on a named lane; lane names need no escaping."""
+    return data if lane is None else data[:-1] + b',"stream_id":"' + lane.encode() + b'"}'
+
+
+def response_object(response_id: str, created_at: int, request: Request, status: str = "queued") -> dict[str, Any]:
+    """The Response that both dialects accept, before anything was produced (protocol §5).
+
+    Args:
+        created_at: seconds since the epoch.
+    """
+    given = request.fields
+    reasoning = given.get("reasoning")
+    return {
+        "id": response_id,
+        "object": "response",
+        "created_at": created_at,
+        "completed_at": None,
+        "status": status,
+        "background": request.background,
+        "error": None,
+        "incomplete_details": None,
+        "instructions": given.get("instructions"),
+        "max_output_tokens": given.get("max_output_tokens"),
+        "max_tool_calls": given.get("max_tool_calls"),
+        "model": request.model,
+        "output": [],
+        "parallel_tool_calls": given.get("parallel_tool_calls", True),
+        "previous_response_id": request.previous_response_id,
+        "prompt_cache_key": given.get("prompt_cache_key"),
+        "reasoning": reasoning
+        and {"effort": None, "summary": None, **{k: reasoning[k] for k in ("effort", "summary") if k in reasoning}},
+        "safety_identifier": given.get("safety_identifier"),
+        "service_tier": "default",
+        "store": request.store,
+        "temperature": given.get("temperature", 1.0),
+        "text": {**given.get("text", {}), "format": given.get("text", {}).get("format") or {"type": "text"}},
+        "tool_choice": given.get("tool_choice", "auto"),
+        "tools": [_echo_tool(tool) for tool in given.get("tools", ())],
+        "top_logprobs": given.get("top_logprobs", 0),
+        "top_p": given.get("top_p", 1.0),
+        "presence_penalty": given.get("presence_penalty", 0.0),
+        "frequency_penalty": given.get("frequency_penalty", 0.0),
+        "truncation": given.get("truncation", "disabled"),
+        "usage": None,
+        "metadata": given.get("metadata", {}),
+    }
+
+
+def _echo_tool(tool: dict[str, Any]) -> dict[str, Any]:
+    if tool["type"] != "function":
+        return tool
+    return {
+        "type": "function",
+        "name": tool["name"],
+        "description": tool.get("description"),
+        "parameters": tool.get("parameters"),
+        "strict": tool.get("strict"),
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class PartKind:
+    """How one kind of part is spelled on the wire."""
+
+    delta: str
+    done: str
+    value: str  # the field that holds the whole text in `done` and in the part
+    added: str | None  # None: the item itself is the part (function call arguments)
+    closed: str | None
+    index: str | None  # the name of the part's position within its item
+    home: str | None  # the item's list that the part is appended to
+
+
+def _content(name: str, value: str) -> PartKind:
+    return PartKind(
+        delta=f"response.{name}.delta",
+        done=f"response.{name}.done",
+        value=value,
+        added="response.content_part.added",
+        closed="response.content_part.done",
+        index="content_index",
+        home="content",
+    )
+
+
+PARTS: dict[str, PartKind] = {
+    "output_text": _content("output_text", "text"),
+    "refusal": _content("refusal", "refusal"),
+    "reasoning_text": _content("reasoning_text", "text"),
+    "summary_text": PartKind(
+        delta="response.reasoning_summary_text.delta",
+        done="response.reasoning_summary_text.done",
+        value="text",
+        added="response.reasoning_summary_part.added",
+        closed="response.reasoning_summary_part.done",
+        index="summary_index",
+        home="summary",
+    ),
+    "arguments": PartKind(
+        delta="response.function_call_arguments.delta",
+        done="response.function_call_arguments.done",
+        value="arguments",
+        added=None,
+        closed=None,
+        index=None,
+        home=None,
+    ),
+}
+BY_DELTA = {kind.delta: kind for kind in PARTS.values()}
+BY_DONE = {kind.done: kind for kind in PARTS.values()}
+BY_ADDED = frozenset(kind.added for kind in PARTS.values() if kind.added)
+BY_CLOSED = {kind.closed: kind for kind in PARTS.values() if kind.closed}

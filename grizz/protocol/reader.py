@@ -1,0 +1,250 @@
+"""Chat Completions stream → events: a state machine over chunks (protocol §16.2).
+
+`Reader.feed` is called for every chunk a model sends; it must do nothing per token but look up and append.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+
+from grizz.errors import Code, UpstreamError
+from grizz.protocol import sse
+from grizz.protocol.compose import Composer
+from grizz.protocol.events import NewId
+
+_OPEN, _CLOSE = "<think>", "</think>"
+
+
+@dataclass(slots=True)
+class _Call:
+    """A tool call as it comes in; it opens once its name and (its id or its first argument) are known."""
+
+    call_id: str = ""
+    name: str = ""
+    waiting: list[str] = field(default_factory=list)
+    open: bool = False
+
+
+class Reader:
+    """Reads the payloads of one chat stream into a composer."""
+
+    def __init__(self, composer: Composer, *, new_id: NewId) -> None:
+        self._composer = composer
+        self._new_id = new_id
+        self._calls: dict[int, _Call] = {}
+        self._call_ids: set[str] = set()
+        self._think = _Think()
+        self._finish_reason: str | None = None
+        self._usage: dict[str, Any] | None = None
+        self.tokens = 0
+        self.done = False
+
+    @property
+    def finishing(self) -> bool:
+        """Has the model said why it stops? Only usage and `[DONE]` may follow."""
+        return self._finish_reason is not None
+
+    @property
+    def usage(self) -> dict[str, Any] | None:
+        """Usage in the Responses shape, or None when the upstream told none."""
+        return self._usage
+
+    def feed(self, payload: bytes) -> None:
+        """One SSE payload.
+
+        Raises:
+            UpstreamError: it is not a chunk, or it is an error object.
+        """
+        if payload == sse.DONE:
+            self.done = True
+            return
+        try:
+            chunk = orjson.loads(payload)
+            choices = chunk["choices"] if "choices" in chunk else None
+        except (orjson.JSONDecodeError, TypeError) as error:
+            raise _garbage("a chunk that is not a JSON object") from error
+        if not choices:
+            self._aside(chunk)
+            return
+        try:
+            choice = choices[0]
+            delta = choice.get("delta") or {}
+            content = delta.get("content")
+            if content:
+                if type(content) is not str:
+                    raise TypeError("content is not text")
+                self.tokens += 1
+                self._content(content, choice.get("logprobs"))
+            if len(delta) > 1 or not content:
+                self._rest(delta)
+            if choice.get("finish_reason"):
+                self._finish_reason = str(choice["finish_reason"])
+        except (AttributeError, TypeError, KeyError, IndexError) as error:
+            raise _garbage("a chunk of another shape than chat.completion.chunk") from error
+        if chunk.get("usage"):
+            self._usage = usage(chunk["usage"])
+
+    def end(self) -> dict[str, Any]:
+        """The stream is over: how the response ends, as keyword arguments of `Composer.finish`.
+
+        Raises:
+            UpstreamError: it ended without saying why (cut), or with a call that has no name.
+        """
+        if self._finish_reason is None:
+            raise UpstreamError(
+                Code.SERVER_ERROR, "the upstream's stream ended early", result="truncated", retryable=True
+            )
+        for kind, text in self._think.close():
+            self._say(kind, text, None)
+        for index, call in self._calls.items():
+            if not call.name:
+                raise _garbage("a tool call without a name")
+            self._open_call(index, call)
+        ending: dict[str, Any] = {"status": "completed", "usage": self._usage}
+        if self._finish_reason == "length":
+            ending.update(status="incomplete", incomplete="max_output_tokens")
+        elif self._finish_reason == "content_filter":
+            ending.update(status="incomplete", incomplete="content_filter")
+        return ending
+
+    def _content(self, content: str, logprobs: dict[str, Any] | None) -> None:
+        if self._think.over:
+            self._composer.text(content, _logprobs(logprobs))
+            return
+        for kind, text in self._think.feed(content):
+            self._say(kind, text, logprobs)
+
+    def _say(self, kind: str, text: str, logprobs: dict[str, Any] | None) -> None:
+        if kind == "text":
+            self._composer.text(text, _logprobs(logprobs))
+        else:
+            self._composer.reasoning(text)
+
+    def _rest(self, delta: dict[str, Any]) -> None:
+        """Everything but plain content: reasoning, refusals, tool calls."""
+        thought = delta.get("reasoning_content") or delta.get("reasoning")
+        if isinstance(thought, str):
+            self.tokens += 1
+            self._composer.reasoning(thought)
+        if delta.get("refusal"):
+            self.tokens += 1
+            self._composer.refusal(delta["refusal"])
+        for position, fragment in enumerate(delta.get("tool_calls") or ()):
+            self._tool_call(fragment.get("index"), position, fragment.get("id"), fragment.get("function") or {})
+        if delta.get("function_call"):
+            self._tool_call(0, 0, None, delta["function_call"])
+
+    def _tool_call(self, index: int | None, position: int, call_id: str | None, function: dict[str, Any]) -> None:
+        if index is None:  # some servers send whole calls without one
+            index = len(self._calls) if call_id else position
+        call = self._calls.setdefault(index, _Call())
+        self.tokens += 1
+        if call_id and not call.call_id:
+            call.call_id = call_id
+        if function.get("name") and not call.name:
+            call.name = function["name"]
+        arguments = function.get("arguments")
+        if arguments:
+            call.waiting.append(arguments if isinstance(arguments, str) else orjson.dumps(arguments).decode())
+        if call.name and (call.call_id or call.waiting):
+            self._open_call(index, call)
+
+    def _open_call(self, index: int, call: _Call) -> None:
+        if not call.open:
+            # Ids that are missing, or used twice in one answer, would make the tool's output ambiguous.
+            if not call.call_id or call.call_id in self._call_ids:
+                call.call_id = self._new_id("call")
+            self._call_ids.add(call.call_id)
+            self._composer.call(index, call.call_id, call.name)
+            call.open = True
+        for fragment in call.waiting:
+            self._composer.arguments(index, fragment)
+        call.waiting.clear()
+
+    def _aside(self, chunk: Any) -> None:
+        """A chunk without choices: usage, an error, or something to ignore (some servers open with filter results)."""
+        if not isinstance(chunk, dict):
+            raise _garbage("a chunk that is not a JSON object")
+        if error := chunk.get("error"):
+            detail = error.get("message") if isinstance(error, dict) else error
+            raise UpstreamError(Code.SERVER_ERROR, f"the upstream failed: {detail}", result="5xx", retryable=True)
+        if isinstance(chunk.get("usage"), dict):
+            self._usage = usage(chunk["usage"])
+
+
+class _Think:
+    """Inline reasoning: content that begins with `<think>` is reasoning up to `</think>`, the rest is text."""
+
+    def __init__(self) -> None:
+        self.over = False
+        self._inside = False
+        self._held = ""
+
+    def feed(self, content: str) -> list[tuple[str, str]]:
+        self._held += content
+        if not self._inside:
+            start = self._held.lstrip()
+            if _OPEN.startswith(start):
+                return []  # undecided: it may still become the tag
+            if not start.startswith(_OPEN):
+                self.over = True
+                return self.close()
+            self._inside = True
+            self._held = start[len(_OPEN) :].lstrip("\n")
+        thought, tag, rest = self._held.partition(_CLOSE)
+        if not tag:
+            # Keep back what may be the beginning of the closing tag.
+            keep = next((n for n in range(len(_CLOSE) - 1, 0, -1) if thought.endswith(_CLOSE[:n])), 0)
+            self._held = thought[len(thought) - keep :] if keep else ""
+            thought = thought[: len(thought) - keep] if keep else thought
+            return [("reasoning", thought)] if thought else []
+        self.over = True
+        self._held = ""
+        rest = rest.lstrip("\n")
+        return [(kind, text) for kind, text in (("reasoning", thought), ("text", rest)) if text]
+
+    def close(self) -> list[tuple[str, str]]:
+        held, self._held = self._held, ""
+        return [("reasoning" if self._inside else "text", held)] if held else []
+
+
+def usage(chat: dict[str, Any]) -> dict[str, Any]:
+    """Chat usage in the Responses shape; what is not told is 0."""
+    asked = chat.get("prompt_tokens") or 0
+    made = chat.get("completion_tokens") or 0
+    details_in = chat.get("prompt_tokens_details") or {}
+    details_out = chat.get("completion_tokens_details") or {}
+    return {
+        "input_tokens": asked,
+        "input_tokens_details": {
+            "cached_tokens": details_in.get("cached_tokens") or 0,
+            "cache_write_tokens": details_in.get("cache_write_tokens") or 0,
+        },
+        "output_tokens": made,
+        "output_tokens_details": {"reasoning_tokens": details_out.get("reasoning_tokens") or 0},
+        "total_tokens": chat.get("total_tokens") or asked + made,
+    }
+
+
+def _logprobs(chat: dict[str, Any] | None) -> list[Any] | None:
+    if not chat or not chat.get("content"):
+        return None
+    return [
+        {
+            "token": entry["token"],
+            "logprob": entry["logprob"],
+            "bytes": entry.get("bytes") or [],
+            "top_logprobs": [
+                {"token": top["token"], "logprob": top["logprob"], "bytes": top.get("bytes") or []}
+                for top in entry.get("top_logprobs") or ()
+            ],
+        }
+        for entry in chat["content"]
+    ]
+
+
+def _garbage(what: str) -> UpstreamError:
+    return UpstreamError(Code.SERVER_ERROR, f"the upstream sent {what}", result="truncated")

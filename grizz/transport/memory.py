@@ -1,0 +1,147 @@
+"""The transport of one process: the ledger plus wake-ups. Nothing here survives the process."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Sequence
+
+from grizz.core.job import Delivery, Job
+from grizz.core.ledger import Ledger
+from grizz.errors import TransportClosed
+from grizz.protocol.events import Event
+from grizz.tasks import TaskOwner
+from grizz.transport.base import Cause, Depth, Found, Home, Workers
+
+
+class MemoryTransport:
+    """`Transport` without another service.
+
+    Args:
+        max_jobs: queued jobs at most.
+        max_bytes: bytes of queued jobs at most.
+        lease_s: seconds a delivery is held without renewal.
+        max_attempts: deliveries of one job at most.
+        max_wait_s: seconds a job may wait for a worker.
+        tasks: owns the supervisor.
+    """
+
+    def __init__(
+        self,
+        *,
+        max_jobs: int,
+        max_bytes: int,
+        lease_s: float,
+        max_attempts: int,
+        max_wait_s: float,
+        tasks: TaskOwner,
+    ) -> None:
+        self._ledger = Ledger(
+            max_jobs=max_jobs, max_bytes=max_bytes, lease_s=lease_s, new_token=lambda: secrets.token_hex(8)
+        )
+        self._lease_s = lease_s
+        self._max_attempts = max_attempts
+        self._max_wait_s = max_wait_s
+        self._tasks = tasks
+        self._ready = asyncio.Event()
+        self._closed = False
+        self._home: Home
+        self._workers: Workers
+
+    def __repr__(self) -> str:
+        return f"<MemoryTransport {self._ledger!r}{', closed' if self._closed else ''}>"
+
+    def connect(self, home: Home, workers: Workers) -> None:
+        """See `Transport.connect`."""
+        self._home = home
+        self._workers = workers
+
+    async def start(self) -> None:
+        """See `Transport.start`."""
+        self._tasks.spawn(self._supervise(), name="supervise leases")
+
+    async def close(self) -> None:
+        """See `Transport.close`."""
+        self._closed = True
+        self._ready.set()
+
+    async def put(self, job: Job) -> None:
+        """See `Transport.put`."""
+        if self._closed:
+            raise TransportClosed("the transport is closed")
+        self._ledger.put(job)
+        self._ready.set()
+
+    async def lease(self) -> Delivery:
+        """See `Transport.lease`."""
+        while True:
+            if self._closed:
+                raise TransportClosed("the transport is closed")
+            delivery = self._ledger.lease(self._now())
+            if delivery is not None:
+                return delivery
+            self._ready.clear()
+            await self._ready.wait()
+
+    async def renew(self, delivery: Delivery) -> None:
+        """See `Transport.renew`."""
+        self._ledger.renew(delivery, self._now())
+
+    def publish(self, delivery: Delivery, events: Sequence[Event]) -> None:
+        """See `Transport.publish`."""
+        self._ledger.check(delivery)
+        self._home.deliver(delivery.job.id, events)
+
+    async def ack(self, delivery: Delivery) -> None:
+        """See `Transport.ack`."""
+        self._ledger.ack(delivery)
+
+    async def nack(self, delivery: Delivery) -> None:
+        """See `Transport.nack`."""
+        self._ledger.check(delivery)
+        self._lost(delivery)
+
+    async def release(self, delivery: Delivery) -> None:
+        """See `Transport.release`."""
+        self._ledger.release(delivery)
+        self._ready.set()
+
+    async def cancel(self, job_id: str, cause: Cause) -> Found:
+        """See `Transport.cancel`."""
+        if self._ledger.withdraw(job_id) is not None:
+            return Found.QUEUED
+        delivery = self._ledger.holder(job_id)
+        if delivery is None:
+            return Found.UNKNOWN
+        self._workers.stop(delivery, cause)
+        return Found.RUNNING
+
+    def depth(self) -> Depth:
+        """See `Transport.depth`."""
+        return Depth(self._ledger.queued, self._ledger.leased, self._ledger.oldest_accepted_at())
+
+    def sweep(self) -> None:
+        """Take back what expired, end what waited too long. Called by the supervisor."""
+        now = self._now()
+        for delivery in self._ledger.expired(now):
+            self._lost(delivery)
+        for job in self._ledger.overdue(now - self._max_wait_s):
+            self._ledger.withdraw(job.id)
+            self._home.overdue(job)
+
+    def _lost(self, delivery: Delivery) -> None:
+        if delivery.attempt >= self._max_attempts:
+            self._ledger.bury(delivery)
+            self._home.buried(delivery)
+        else:
+            self._ledger.nack(delivery, self._home.interrupted(delivery))
+            self._ready.set()
+
+    async def _supervise(self) -> None:
+        while True:
+            await asyncio.sleep(min(self._lease_s / 4, 1.0))
+            self.sweep()
+
+    @staticmethod
+    def _now() -> float:
+        return asyncio.get_running_loop().time()

@@ -1,0 +1,1 @@
+"""The edge: HTTP, WebSocket, pages. Knows the engine, never an adapter."""

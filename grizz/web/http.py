@@ -1,0 +1,200 @@
+"""The HTTP side of the Responses API: each answer is a cursor into the same reply a WebSocket reads (protocol §1)."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import orjson
+from aiohttp import web
+
+from grizz.engine.engine import Engine, last_event
+from grizz.engine.history import Turn
+from grizz.engine.reply import Cursor, Reply
+from grizz.errors import Code, RequestError
+from grizz.protocol import requests, sse
+from grizz.web.auth import Door
+from grizz.web.errors import json_response
+from grizz.web.limits import Limits
+from grizz.web.watchdog import Watchdog
+
+_PING_S = 15.0
+_LOOK_S = 1.0
+_SSE_HEADERS = {
+    "Content-Type": "text/event-stream",
+    "Cache-Control": "no-cache",
+    "X-Accel-Buffering": "no",  # nginx would hold events back
+}
+
+
+class Api:
+    """Handlers of `/v1`."""
+
+    def __init__(
+        self,
+        *,
+        engine: Engine,
+        door: Door,
+        limits: Limits,
+        watchdog: Watchdog,
+        default_model: Callable[[], Awaitable[str]],
+        models: Callable[[], Awaitable[list[dict[str, Any]]]],
+    ) -> None:
+        self._engine = engine
+        self._door = door
+        self._limits = limits
+        self._watchdog = watchdog
+        self._default_model = default_model
+        self._models = models
+
+    def routes(self) -> list[web.RouteDef]:
+        """What to add to the router."""
+        return [
+            web.post("/v1/responses", self.create),
+            web.get("/v1/responses/{id}", self.retrieve),
+            web.post("/v1/responses/{id}/cancel", self.cancel),
+            web.delete("/v1/responses/{id}", self.delete),
+            web.get("/v1/responses/{id}/input_items", self.input_items),
+            web.get("/v1/models", self.list_models),
+            web.get("/v1/models/{id:.+}", self.get_model),
+        ]
+
+    async def create(self, request: web.Request) -> web.StreamResponse:
+        """`POST /v1/responses`."""
+        self._door.check_origin(request)
+        owner = self._door.owner(request)
+        raw = await request.read()
+        try:
+            body = orjson.loads(raw)
+        except orjson.JSONDecodeError as error:
+            raise RequestError(400, Code.INVALID_JSON, f"The request body is not JSON: {error}.") from error
+        asked = requests.parse(body, await self._default_model())
+        self._limits.request(owner)
+        reply = await self._engine.submit(asked, owner, scope=None, size=len(raw))
+        if asked.stream:
+            return await self._stream(request, reply, -1)
+        if asked.background:
+            return json_response(self._engine.snapshot(reply))
+        await self._ended(request, reply)
+        return json_response(self._engine.snapshot(reply))
+
+    async def retrieve(self, request: web.Request) -> web.StreamResponse:
+        """`GET /v1/responses/{id}`: as it stands, or its events from a number on."""
+        found = self._engine.stored(request.match_info["id"], self._door.owner(request))
+        if request.query.get("stream", "false").lower() not in ("true", "1"):
+            return json_response(self._engine.snapshot(found))
+        return await self._stream(request, found, requests.starting_after(request.query.get("starting_after")))
+
+    async def cancel(self, request: web.Request) -> web.StreamResponse:
+        """`POST /v1/responses/{id}/cancel`: idempotent."""
+        self._door.check_origin(request)
+        found = await self._engine.cancel(request.match_info["id"], self._door.owner(request))
+        return json_response(self._engine.snapshot(found))
+
+    async def delete(self, request: web.Request) -> web.StreamResponse:
+        """`DELETE /v1/responses/{id}`."""
+        self._door.check_origin(request)
+        response_id = request.match_info["id"]
+        await self._engine.delete(response_id, self._door.owner(request))
+        return json_response({"id": response_id, "object": "response", "deleted": True})
+
+    async def input_items(self, request: web.Request) -> web.StreamResponse:
+        """`GET /v1/responses/{id}/input_items`: this turn's input, newest first by default."""
+        found = self._engine.stored(request.match_info["id"], self._door.owner(request))
+        items = list(found.input if isinstance(found, Turn) else found.request.input)
+        return json_response(_page(items, request))
+
+    async def list_models(self, request: web.Request) -> web.StreamResponse:
+        """`GET /v1/models`."""
+        return json_response({"object": "list", "data": await self._models()})
+
+    async def get_model(self, request: web.Request) -> web.StreamResponse:
+        """`GET /v1/models/{id}`."""
+        name = request.match_info["id"]
+        for model in await self._models():
+            if model["id"] == name:
+                return json_response(model)
+        raise RequestError(404, Code.MODEL_NOT_FOUND, f"The model '{name}' does not exist.", param="model")
+
+    async def _ended(self, request: web.Request, reply: Reply) -> None:
+        """Wait for the terminal event, as one more reader; a client that goes leaves the reply to its grace."""
+        wake = asyncio.Event()
+        cursor = Cursor(reply, -1, wake.set)
+        try:
+            while not reply.ended:
+                wake.clear()
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(_LOOK_S):
+                        await wake.wait()
+                if request.transport is None:
+                    raise ConnectionResetError("the client went away")
+        finally:
+            cursor.close()
+
+    async def _stream(self, request: web.Request, found: Reply | Turn, after: int) -> web.StreamResponse:
+        response = web.StreamResponse(headers={**_SSE_HEADERS, "x-request-id": request["request_id"]})
+        await response.prepare(request)
+        assert request.transport is not None
+        guard = self._watchdog.guard(request.transport)
+        try:
+            if isinstance(found, Turn):
+                event = last_event(found)
+                if event.seq > after:
+                    await response.write(sse.encode(event.type, event.data))
+            else:
+                await self._follow(response, found, after, guard)
+            with guard:
+                await response.write(sse.DONE_FRAME)
+                await response.write_eof()
+        finally:
+            guard.release()
+        return response
+
+    async def _follow(self, response: web.StreamResponse, reply: Reply, after: int, guard: Any) -> None:
+        wake = asyncio.Event()
+        cursor = Cursor(reply, after, wake.set)
+        try:
+            while not cursor.finished:
+                for event in cursor.read():
+                    with guard:
+                        # One write for each: some readers lose an event that is split over two reads.
+                        await response.write(sse.encode(event.type, event.data))
+                if cursor.behind or cursor.finished:
+                    continue
+                wake.clear()
+                try:
+                    async with asyncio.timeout(_PING_S):
+                        await wake.wait()
+                except TimeoutError:
+                    with guard:
+                        await response.write(sse.PING_FRAME)
+        finally:
+            cursor.close()
+
+
+def _page(items: list[dict[str, Any]], request: web.Request) -> dict[str, Any]:
+    order = request.query.get("order", "desc")
+    if order not in ("asc", "desc"):
+        raise RequestError(400, Code.INVALID_VALUE, "'order' must be asc or desc.", param="order")
+    text = request.query.get("limit", "20")
+    if not text.isdecimal() or not 1 <= int(text) <= 100:
+        raise RequestError(400, Code.INVALID_VALUE, "'limit' must be a whole number from 1 to 100.", param="limit")
+    limit = int(text)
+    if order == "desc":
+        items.reverse()
+    after = request.query.get("after")
+    if after is not None:
+        position = next((index for index, item in enumerate(items) if item["id"] == after), None)
+        if position is None:
+            raise RequestError(400, Code.ITEM_NOT_FOUND, f"Item with id '{after[:100]}' not found.", param="after")
+        items = items[position + 1 :]
+    page = items[:limit]
+    return {
+        "object": "list",
+        "data": page,
+        "first_id": page[0]["id"] if page else None,
+        "last_id": page[-1]["id"] if page else None,
+        "has_more": len(items) > limit,
+    }

@@ -1,0 +1,100 @@
+"""Lanes of one connection: order within a lane, concurrency between lanes (protocol §4). Pure bookkeeping."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from grizz.config import LimitSettings
+from grizz.engine.reply import Cursor
+from grizz.errors import Code, RequestError
+
+Frame = dict[str, Any]
+
+
+@dataclass(slots=True, eq=False)
+class Lane:
+    """One lane.
+
+    Attributes:
+        name: None for the default lane, whose events carry no stream_id.
+        waiting: creates behind the running one, with their bytes.
+        cursor: what is delivered on it now.
+        creating: a create is being submitted, or its response runs.
+    """
+
+    name: str | None
+    waiting: deque[tuple[Frame, int]] = field(default_factory=deque)
+    cursor: Cursor | None = None
+    creating: bool = False
+
+    @property
+    def busy(self) -> bool:
+        """Is something delivered, or about to be?"""
+        return self.creating or self.cursor is not None
+
+
+class Lanes:
+    """The lanes of one connection and their bounds.
+
+    Args:
+        max_bytes: what waiting creates may hold together.
+    """
+
+    def __init__(self, limits: LimitSettings, max_bytes: int) -> None:
+        self._limits = limits
+        self._max_bytes = max_bytes
+        self._lanes: dict[str | None, Lane] = {None: Lane(None)}
+        self._waiting = 0
+        self._waiting_bytes = 0
+
+    def __iter__(self) -> Iterator[Lane]:
+        return iter(list(self._lanes.values()))
+
+    def get(self, name: str | None) -> Lane:
+        """The lane of that name, opened on first use.
+
+        Raises:
+            RequestError: 400, one named lane more than allowed.
+        """
+        lane = self._lanes.get(name)
+        if lane is None:
+            limit = self._limits.lanes_per_connection
+            if len(self._lanes) > limit:
+                text = f"This connection has {limit} named lanes, which is the limit; reuse one."
+                raise RequestError(400, Code.STREAM_LIMIT, text, param="stream_id")
+            lane = self._lanes[name] = Lane(name)
+        return lane
+
+    def enqueue(self, lane: Lane, frame: Frame, size: int) -> None:
+        """Let a create wait for its turn in its lane.
+
+        Raises:
+            RequestError: 429, too many or too large ones wait.
+        """
+        limit = self._limits.queued_creates_per_connection
+        if self._waiting >= limit or (self._waiting and self._waiting_bytes + size > self._max_bytes):
+            text = f"{self._waiting} creates with {self._waiting_bytes} bytes wait on this connection, which is the limit."
+            raise RequestError(429, Code.WEBSOCKET_QUEUE_FULL, text, retry_after_s=1.0)
+        lane.waiting.append((frame, size))
+        self._waiting += 1
+        self._waiting_bytes += size
+
+    def startable(self) -> Iterator[tuple[Lane, Frame, int]]:
+        """The creates whose turn has come, taken out; lanes take turns when not all may start."""
+        for lane in list(self._lanes.values()):
+            if sum(other.creating for other in self._lanes.values()) >= self._limits.responses_per_connection:
+                return
+            if lane.waiting and not lane.busy:
+                frame, size = lane.waiting.popleft()
+                self._waiting -= 1
+                self._waiting_bytes -= size
+                lane.creating = True
+                self._lanes[lane.name] = self._lanes.pop(lane.name)
+                yield lane, frame, size
+
+    def delivering(self, response_id: str) -> Lane | None:
+        """The lane that delivers this response."""
+        return next((lane for lane in self if lane.cursor and lane.cursor.reply.id == response_id), None)

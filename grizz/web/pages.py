@@ -1,0 +1,103 @@
+"""The pages: plain files, read and compressed once at start, served under a policy that allows nothing foreign."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Any
+
+from aiohttp import web
+
+from grizz.web.auth import Door, give_cookie
+from grizz.web.errors import json_response
+
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
+    "require-trusted-types-for 'script'; trusted-types 'none'"
+)
+_TYPES = {
+    ".html": "text/html; charset=utf-8",
+    ".css": "text/css; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".svg": "image/svg+xml",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class _Page:
+    body: bytes
+    packed: bytes
+    content_type: str
+    etag: str
+
+
+class Pages:
+    """Serves `/` and `/pages/…`.
+
+    Args:
+        info: what the page shows about this server.
+    """
+
+    def __init__(self, door: Door, info: Callable[[], dict[str, Any]]) -> None:
+        self._door = door
+        self._info = info
+        self._pages = {
+            entry.name: _load(entry.read_bytes(), entry.name)
+            for entry in files("grizz.web").joinpath("pages").iterdir()
+            if entry.name.endswith(tuple(_TYPES))
+        }
+
+    def routes(self) -> list[web.RouteDef]:
+        """What to add to the router."""
+        return [
+            web.get("/", self.index),
+            web.get("/favicon.ico", self.favicon),
+            web.get("/pages/info.json", self.info),
+            web.get("/pages/{name}", self.file),
+        ]
+
+    async def index(self, request: web.Request) -> web.StreamResponse:
+        """The chat page; makes the browser an owner of its own."""
+        response = self._serve(request, "index.html")
+        give_cookie(request, response)
+        return response
+
+    async def favicon(self, request: web.Request) -> web.StreamResponse:
+        """What browsers ask for unasked."""
+        return self._serve(request, "favicon.svg")
+
+    async def file(self, request: web.Request) -> web.StreamResponse:
+        """One of the files."""
+        return self._serve(request, request.match_info["name"])
+
+    async def info(self, request: web.Request) -> web.StreamResponse:
+        """What the page shows about this server."""
+        return json_response(self._info(), headers={"Cache-Control": "no-store"})
+
+    def _serve(self, request: web.Request, name: str) -> web.Response:
+        page = self._pages.get(name)
+        if page is None:
+            raise web.HTTPNotFound
+        headers = {
+            "ETag": page.etag,
+            "Cache-Control": "no-cache",
+            "Content-Security-Policy": POLICY,
+            "X-Content-Type-Options": "nosniff",
+            "Referrer-Policy": "no-referrer",
+            "Vary": "Accept-Encoding",
+        }
+        if request.headers.get("If-None-Match") == page.etag:
+            return web.Response(status=304, headers=headers)
+        headers["Content-Type"] = page.content_type
+        if "gzip" in request.headers.get("Accept-Encoding", ""):
+            return web.Response(body=page.packed, headers={**headers, "Content-Encoding": "gzip"})
+        return web.Response(body=page.body, headers=headers)
+
+
+def _load(body: bytes, name: str) -> _Page:
+    etag = '"' + hashlib.sha256(body).hexdigest()[:20] + '"'
+    return _Page(body, gzip.compress(body, mtime=0), _TYPES[name[name.rindex(".") :]], etag)
