@@ -15,6 +15,8 @@ from grizz.telemetry.metrics import Metrics
 
 log = logging.getLogger(__name__)
 
+# Stands in the response's header and in the log, so that a user's report can be followed.
+REQUEST_ID = web.RequestKey("request_id", str)
 # SDKs try these again by themselves; everything else a second try cannot mend.
 _RETRIABLE = frozenset({408, 409, 429, 500, 502, 503, 504})
 
@@ -38,7 +40,7 @@ def middleware(metrics: Metrics) -> web.middleware:  # type: ignore[valid-type] 
     @web.middleware
     async def answer(request: web.Request, handler: Handler) -> web.StreamResponse:
         request_id = f"req_{secrets.token_hex(12)}"
-        request["request_id"] = request_id
+        request[REQUEST_ID] = request_id
         try:
             response = await handler(request)
         except RequestError as error:

@@ -16,7 +16,7 @@ from grizz.engine.reply import Cursor, Reply
 from grizz.errors import Code, RequestError
 from grizz.protocol import requests, sse
 from grizz.web.auth import Door
-from grizz.web.errors import json_response
+from grizz.web.errors import REQUEST_ID, json_response
 from grizz.web.limits import Limits
 from grizz.web.watchdog import Watchdog
 
@@ -134,7 +134,7 @@ class Api:
             cursor.close()
 
     async def _stream(self, request: web.Request, found: Reply | Turn, after: int) -> web.StreamResponse:
-        response = web.StreamResponse(headers={**_SSE_HEADERS, "x-request-id": request["request_id"]})
+        response = web.StreamResponse(headers={**_SSE_HEADERS, "x-request-id": request[REQUEST_ID]})
         await response.prepare(request)
         assert request.transport is not None
         guard = self._watchdog.guard(request.transport)

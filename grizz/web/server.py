@@ -17,7 +17,7 @@ from grizz.errors import Code, RequestError
 from grizz.tasks import OnError, TaskOwner
 from grizz.telemetry.metrics import CLOSE_CODES, Metrics
 from grizz.web.auth import Door, address_of
-from grizz.web.errors import json_response, middleware
+from grizz.web.errors import REQUEST_ID, json_response, middleware
 from grizz.web.http import Api
 from grizz.web.limits import Limits
 from grizz.web.pages import Pages
@@ -177,7 +177,7 @@ class Server:
             tasks=TaskOwner("connection", self._on_error),
             default_model=self._models.default,
         )
-        log.info("connection opened", extra={"owner": owner, "address": address, "conn": request["request_id"]})
+        log.info("connection opened", extra={"owner": owner, "address": address, "conn": request[REQUEST_ID]})
         self._metrics.connects.labels("accepted").inc()
         self._metrics.connections.inc()
         self._connections.add(connection)
@@ -190,7 +190,7 @@ class Server:
             self._metrics.connections.dec()
             guard.release()
             guard.abort()  # a sender may still be blocked in drain, until the kernel gives up after minutes
-            self._closed(ws, request["request_id"])
+            self._closed(ws, request[REQUEST_ID])
         return ws
 
     def _closed(self, ws: web.WebSocketResponse, conn: str) -> None:

@@ -1,0 +1,149 @@
+"""The command line: flags, --check-config, and the exit status (0 done, 2 for a bad flag or setting)."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from grizz import __version__
+from grizz.config import SECTIONS, SETTINGS, Loaded, Settings, load
+from grizz.errors import ConfigError
+
+DEFAULT_FILE = Path("config.toml")
+
+# Heading → the settings that have a flag there, each with what stands for its value in the help.
+GROUPS = {
+    "listening": {"server.host": "ADDRESS", "server.port": "PORT", "server.allow_anonymous": ""},
+    "answering": {"demo.enabled": "", "redis.url": "URL", "server.drain_timeout_s": "SECONDS"},
+    "logging": {"log.level": "LEVEL", "log.format": "FORMAT"},
+}
+
+EXAMPLES = """\
+examples:
+  python grizz.py --demo                          try it: no key and no other service needed
+  OPENAI_API_KEY=... python grizz.py              answers by OpenAI
+  OPENAI_BASE_URL=http://127.0.0.1:11434/v1 python grizz.py
+                                                  answers by any compatible server, here a local one
+  python grizz.py --check-config                  show every setting, its value and where it came from
+
+Flags override GRIZZ_SECTION_KEY variables, those override OPENAI_API_KEY, OPENAI_BASE_URL and OPENAI_MODEL,
+those override config.toml. That file lists all settings. Secrets come from the environment, never from flags.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line `argv` (without the program's name; the process's own if None); the exit status."""
+    options = vars(_parser().parse_args(argv))
+    try:
+        loaded = _load(options)
+        if options["check_config"]:
+            print(report(loaded))
+        _refuse_redis(loaded)
+    except ConfigError as error:
+        print(_complaint(error), file=sys.stderr)
+        return 2
+    if options["check_config"]:
+        return 0
+    # Late, so that --help and --check-config need not wait for the server's imports.
+    from grizz.app import serve
+
+    return serve(loaded.settings)
+
+
+def report(loaded: Loaded) -> str:
+    """Every setting in force, its value and where it came from, in columns; secrets as ***."""
+    rows = {key: item.render(_value(loaded.settings, key)) for key, item in SETTINGS.items()}
+    names = max(len(key.partition(".")[2]) for key in rows)
+    values = max(map(len, rows.values()))
+    lines = []
+    for section in SECTIONS:
+        lines.append(f"[{section}]")
+        for key, value in rows.items():
+            if key.startswith(f"{section}."):
+                name = key.partition(".")[2]
+                lines.append(f"  {name:<{names}}  {value:<{values}}  {loaded.sources[key]}")
+        lines.append("")
+    return "\n".join([*lines, f"upstream: {_upstream(loaded.settings)}"])
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="grizz",
+        description="Streams AI answers to browsers and SDKs over WebSocket and HTTP, and never breaks a stream.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        add_help=False,
+        allow_abbrev=False,
+    )
+    for title, settings in GROUPS.items():
+        group = parser.add_argument_group(title)
+        for key, metavar in settings.items():
+            _add_flag(group, key, metavar)
+    other = parser.add_argument_group("other")
+    other.add_argument(
+        "--config",
+        metavar="FILE",
+        type=Path,
+        help="read settings from FILE (default: config.toml in the current directory if there is one; env: none)",
+    )
+    other.add_argument(
+        "--check-config",
+        action="store_true",
+        help="show all settings and where each came from; exit status 0, or 2 if one is bad (default: off; env: none)",
+    )
+    other.add_argument("--version", action="version", version=f"grizz {__version__}", help="show the version and exit")
+    other.add_argument("--help", "-h", action="help", help="show this help and exit")
+    return parser
+
+
+def _add_flag(group: argparse._ArgumentGroup, key: str, metavar: str) -> None:
+    item = SETTINGS[key]
+    choices = f": {', '.join(item.choices)}" if item.choices else ""
+    default = item.render(item.default).strip('"') or "none"
+    words = f"{item.help}{choices} (default: {default}; env: {item.env})".replace("%", "%%")
+    if metavar:
+        group.add_argument(item.flag, dest=key, metavar=metavar, help=words)
+    else:
+        group.add_argument(item.flag, dest=key, action="store_const", const=True, help=words)
+
+
+def _load(options: dict[str, object]) -> Loaded:
+    flags = {key: value for key, value in options.items() if key in SETTINGS and value is not None}
+    file = options["config"]
+    if not isinstance(file, Path):
+        file = DEFAULT_FILE if DEFAULT_FILE.exists() else None
+    return load(flags, os.environ, file)
+
+
+def _refuse_redis(loaded: Loaded) -> None:
+    if loaded.settings.redis.url:
+        raise ConfigError(
+            f"{loaded.sources['redis.url']}: redis.url = {_rendered(loaded.settings, 'redis.url')}: "
+            "this version has no scaled mode yet; leave redis.url out to run one process on memory"
+        )
+
+
+def _complaint(error: ConfigError) -> str:
+    lines = str(error).splitlines()
+    count = "one problem" if len(lines) == 1 else f"{len(lines)} problems"
+    return "\n".join([f"grizz: cannot start, {count} in the settings:", *lines])
+
+
+def _upstream(settings: Settings) -> str:
+    if settings.demo.enabled:
+        return "the demo model (demo.enabled)"
+    if settings.uses_demo:
+        return "the demo model (neither an API key nor a base URL is set)"
+    return _rendered(settings, "upstream.base_url").strip('"') or "https://api.openai.com/v1"
+
+
+def _rendered(settings: Settings, key: str) -> str:
+    return SETTINGS[key].render(_value(settings, key))
+
+
+def _value(settings: Settings, key: str) -> object:
+    section, _, name = key.partition(".")
+    return getattr(getattr(settings, section), name)

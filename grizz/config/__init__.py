@@ -1,0 +1,48 @@
+"""Frozen settings. Each is declared once; validation, variable names, help and config.toml all follow from that.
+
+    schema.py     what one setting is: bounds, units, text to value and back
+    settings.py   every setting there is, section by section
+    sources.py    where values come from, and what takes precedence
+
+Precedence: flags > GRIZZ_SECTION_KEY > OPENAI_API_KEY, OPENAI_BASE_URL, OPENAI_MODEL > config.toml > defaults.
+Names carry their unit: `_s` seconds, `_ms` milliseconds, `_bytes` bytes.
+"""
+
+from grizz.config.schema import Setting
+from grizz.config.settings import (
+    SECTIONS,
+    SETTINGS,
+    DemoSettings,
+    HistorySettings,
+    LimitSettings,
+    LogSettings,
+    QueueSettings,
+    RedisSettings,
+    ReplySettings,
+    ServerSettings,
+    Settings,
+    UpstreamSettings,
+    WorkerSettings,
+)
+from grizz.config.sources import Loaded, default_toml, is_loopback, load
+
+__all__ = [
+    "SECTIONS",
+    "SETTINGS",
+    "DemoSettings",
+    "HistorySettings",
+    "LimitSettings",
+    "Loaded",
+    "LogSettings",
+    "QueueSettings",
+    "RedisSettings",
+    "ReplySettings",
+    "ServerSettings",
+    "Setting",
+    "Settings",
+    "UpstreamSettings",
+    "WorkerSettings",
+    "default_toml",
+    "is_loopback",
+    "load",
+]

@@ -1,0 +1,176 @@
+"""Every setting there is, section by section. Values made in code are not validated, those of `load` are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+from grizz.config.schema import (
+    ADDRESS,
+    DAY_S,
+    GIB,
+    HOST,
+    HTTP_URL,
+    KEY,
+    KIB,
+    MIB,
+    ORIGIN,
+    REDIS_URL,
+    Setting,
+    setting,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerSettings:
+    """The listening socket and the clients on it."""
+
+    host: str = setting("127.0.0.1", "address to listen on", form=ADDRESS, flag="--host")
+    port: int = setting(8000, "port to listen on; 0 takes any free one", high=65535, flag="--port")
+    allow_anonymous: bool = setting(
+        False, "let anyone who reaches the address use it, and your model key", flag="--allow-anonymous"
+    )
+    allowed_origins: tuple[str, ...] = setting((), "origins besides our own whose pages may connect", form=ORIGIN)
+    allowed_hosts: tuple[str, ...] = setting((), "names besides our own address a Host header may carry", form=HOST)
+    drain_timeout_s: float = setting(25.0, "how long a stop waits for running answers", flag="--drain-timeout")
+    drain_delay_s: float = setting(0.0, "how long a stop still accepts, so that load balancers notice first")
+    max_message_bytes: int = setting(16 * MIB, "largest WebSocket message and HTTP body", low=KIB, high=GIB)
+    heartbeat_s: float = setting(25.0, "time between WebSocket pings", low=0.1)
+    stall_timeout_s: float = setting(10.0, "a write stuck for longer ends its connection", low=0.1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerSettings:
+    """The pool that runs jobs."""
+
+    concurrency: int = setting(32, "jobs at the same time; 0 serves clients and runs no jobs", high=100_000)
+    job_timeout_s: float = setting(120.0, "longest time one attempt may take", low=0.1)
+    lease_s: float = setting(10.0, "how long a worker may be silent before its job goes to another", low=0.1)
+    max_attempts: int = setting(3, "attempts before a job is given up", low=1, high=100)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueueSettings:
+    """Jobs that wait for a worker; a request beyond these bounds is refused."""
+
+    max_jobs: int = setting(1000, "most jobs waiting", low=1)
+    max_bytes: int = setting(256 * MIB, "most bytes of jobs waiting", low=KIB)
+    max_wait_s: float = setting(300.0, "longest time a job waits before it fails", low=0.1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LimitSettings:
+    """How much clients may do. In the first five, 0 means no limit."""
+
+    connections: int = setting(10_000, "open WebSockets in all")
+    connections_per_user: int = setting(0, "open WebSockets of one user")
+    connections_per_address: int = setting(0, "open WebSockets from one IP address")
+    concurrent_responses_per_user: int = setting(0, "unfinished responses of one user")
+    requests_per_minute: int = setting(0, "new responses of one user within a minute")
+    lanes_per_connection: int = setting(32, "lanes of one WebSocket", low=1)
+    responses_per_connection: int = setting(16, "unfinished responses of one WebSocket", low=1)
+    queued_creates_per_connection: int = setting(64, "requests waiting for their turn on one WebSocket", low=1)
+    attachments_per_connection: int = setting(64, "responses one WebSocket follows at the same time", low=1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UpstreamSettings:
+    """The OpenAI-compatible API that answers; with neither key nor base URL, the built-in demo model does."""
+
+    base_url: str = setting(
+        "", "base URL of the API, also OPENAI_BASE_URL; empty is OpenAI's own", form=HTTP_URL, secret="password"
+    )
+    api_key: str = setting("", "key of the API", form=KEY, secret="all")
+    model: str = setting("", "model of requests that name none, also OPENAI_MODEL")
+    max_retries: int = setting(2, "tries after the first one; only before the first word of an answer", high=10)
+    connect_timeout_s: float = setting(5.0, "longest time to connect", low=0.1)
+    first_byte_timeout_s: float = setting(60.0, "longest time to the first byte of an answer", low=0.1)
+    idle_timeout_s: float = setting(60.0, "longest silence within an answer", low=0.1)
+    max_tokens_field: str = setting(
+        "max_tokens", "what the API calls the limit of tokens", choices=("max_tokens", "max_completion_tokens")
+    )
+    developer_role: bool = setting(False, "whether the API knows the role developer; if not, system is sent")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplySettings:
+    """The logs of responses, from which every client reads and resumes."""
+
+    flush_ms: int = setting(50, "longest time a piece of text waits for more, to go out with it; 0 sends each alone")
+    grace_s: float = setting(60.0, "how long an answer that nobody follows goes on before it is cancelled")
+    keep_s: float = setting(600.0, "how long a finished reply can be replayed")
+    max_bytes: int = setting(256 * MIB, "memory for replies; the oldest finished ones give way", low=KIB)
+    max_reply_bytes: int = setting(16 * MIB, "largest single reply", low=KIB)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HistorySettings:
+    """Stored responses, for previous_response_id and conversations."""
+
+    keep_s: float = setting(float(DAY_S), "how long a response is stored")
+    max_bytes: int = setting(256 * MIB, "memory for stored responses; the oldest give way", low=KIB)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogSettings:
+    """Log lines, on standard error."""
+
+    level: str = setting(
+        "info", "least important log lines to write", choices=("debug", "info", "warning", "error"), flag="--log-level"
+    )
+    format: str = setting(
+        "auto",
+        "how log lines look; auto is text on a terminal, else JSON",
+        choices=("auto", "json", "text"),
+        flag="--log-format",
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RedisSettings:
+    """The Redis through which several processes share their jobs."""
+
+    url: str = setting(
+        "",
+        "URL of the Redis to share jobs through; empty keeps all in memory",
+        form=REDIS_URL,
+        secret="password",
+        flag="--redis-url",
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DemoSettings:
+    """The built-in model, for first runs and tests."""
+
+    enabled: bool = setting(False, "let the demo model answer even if a key or base URL is set", flag="--demo")
+    tokens_per_second: float = setting(40.0, "how fast the demo model answers", low=0.1, high=1e6)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """Every setting. `Settings()` is all defaults; only what `load` returns has been validated."""
+
+    server: ServerSettings = ServerSettings()
+    workers: WorkerSettings = WorkerSettings()
+    queue: QueueSettings = QueueSettings()
+    limits: LimitSettings = LimitSettings()
+    upstream: UpstreamSettings = UpstreamSettings()
+    replies: ReplySettings = ReplySettings()
+    history: HistorySettings = HistorySettings()
+    log: LogSettings = LogSettings()
+    redis: RedisSettings = RedisSettings()
+    demo: DemoSettings = DemoSettings()
+
+    @property
+    def uses_demo(self) -> bool:
+        """Whether the demo model answers: on demand, or because there is nothing else to ask."""
+        return self.demo.enabled or not (self.upstream.api_key or self.upstream.base_url)
+
+
+SECTIONS: dict[str, type] = {section.name: type(section.default) for section in fields(Settings)}
+
+SETTINGS: dict[str, Setting] = {
+    (key := f"{name}.{item.name}"): Setting(key=key, default=item.default, **item.metadata)
+    for name, section in SECTIONS.items()
+    for item in fields(section)
+}

@@ -1,0 +1,248 @@
+"""Where values come from: config.toml, the environment, flags. All that is wrong is reported at once."""
+
+from __future__ import annotations
+
+import difflib
+import ipaddress
+import re
+import tomllib
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from grizz.config.schema import Setting, redact_url
+from grizz.config.settings import SECTIONS, SETTINGS, Settings
+from grizz.errors import ConfigError
+
+# One source's values: dotted key → (where it came from, in words; the value as found there).
+Layer = dict[str, tuple[str, object]]
+
+_BY_ENV = {item.env: item for item in SETTINGS.values()}
+# What every OpenAI client reads. Empty counts as unset: compose files pass on what is not there as empty.
+_STANDARD = {
+    "OPENAI_API_KEY": SETTINGS["upstream.api_key"],
+    "OPENAI_BASE_URL": SETTINGS["upstream.base_url"],
+    "OPENAI_MODEL": SETTINGS["upstream.model"],
+}
+_CREDENTIAL = "openai_api_key"
+# Kubernetes sets these, and GRIZZ_…_PORT=tcp://…, for services whose names begin with "grizz".
+_SERVICE_LINK = re.compile(r"GRIZZ_(\w+_)?(SERVICE_(HOST|PORT\w*)|PORT_\d+_(TCP|UDP|SCTP)\w*)")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loaded:
+    """Settings, and where each came from: dotted key → "default", "config.toml", "flag --port" and so on."""
+
+    settings: Settings
+    sources: Mapping[str, str]
+
+
+def load(flags: Mapping[str, object], environ: Mapping[str, str], file: Path | None) -> Loaded:
+    """Settings from all sources; reads `file`, and the files that `*_FILE` variables or systemd name, nothing else.
+
+    Args:
+        flags: dotted key → value, for each flag that was given.
+        environ: the environment.
+        file: the configuration file, which must exist, or None for none.
+
+    Raises:
+        ConfigError: something is unknown, bad or contradictory; one line for each, secrets redacted.
+    """
+    problems: list[str] = []
+    # The weakest first: what comes later overrides. The first and the last are no place for secrets.
+    layers = (
+        _refuse_secrets(_read_file(file, problems), "a file that gets copied and committed", problems),
+        _read_standard(environ, problems),
+        _read_environ(environ, problems),
+        _refuse_secrets(_read_flags(flags, problems), "flags, which every user of this machine can see", problems),
+    )
+    values = {key: item.default for key, item in SETTINGS.items()}
+    sources = dict.fromkeys(SETTINGS, "default")
+    bad: set[str] = set()
+    for layer in layers:
+        for key, (origin, raw) in layer.items():
+            try:
+                values[key] = SETTINGS[key].parse(raw)
+            except ValueError:
+                bad.add(key)
+                problems.append(_bad(origin, SETTINGS[key], raw, f"must be {SETTINGS[key].allowed}"))
+            else:
+                sources[key] = origin
+    for keys, why in _conflicts(values):
+        if bad.isdisjoint(keys):
+            problems.append(_bad(sources[keys[0]], SETTINGS[keys[0]], values[keys[0]], why))
+    if problems:
+        raise ConfigError("\n".join(problems))
+    return Loaded(settings=_build(values), sources=sources)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach `host`, an address or a name."""
+    try:
+        address = ipaddress.ip_address(host.strip("[]"))
+    except ValueError:
+        return host.lower() == "localhost"
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return (mapped or address).is_loopback
+
+
+def default_toml() -> str:
+    """The text of config.toml: every setting, commented out, with its default."""
+    lines = [
+        "# Settings of Grizz. Each line shows a default: remove its leading # and change it.",
+        "# A flag or an environment variable overrides what stands here: [server] port is GRIZZ_SERVER_PORT.",
+        '# Durations are seconds, or "500ms", "30s", "2m"; sizes are bytes, or "256KiB", "16MiB".',
+        "# `python grizz.py --check-config` shows every value in force and where it came from.",
+    ]
+    for name, section in SECTIONS.items():
+        lines += ["", f"# {(section.__doc__ or '').strip()}", f"[{name}]"]
+        for key, item in SETTINGS.items():
+            if not key.startswith(f"{name}."):
+                continue
+            bare = key.removeprefix(f"{name}.")
+            if item.secret == "all":
+                lines.append(f"# {bare}: {item.help}; not in this file, but in {_secret_places(item)}.")
+                continue
+            hint = f" ({' | '.join(item.choices)})" if item.choices else ""
+            lines += [f"# {item.help[0].upper()}{item.help[1:]}{hint}.", f"# {bare} = {item.render(item.default)}"]
+    return "\n".join(lines) + "\n"
+
+
+def _build(values: Mapping[str, Any]) -> Settings:
+    sections = {
+        name: section(**{item.name: values[f"{name}.{item.name}"] for item in fields(section)})
+        for name, section in SECTIONS.items()
+    }
+    return Settings(**sections)
+
+
+def _bad(origin: str, item: Setting, raw: object, why: str) -> str:
+    return f"{origin}: {item.key} = {item.render(raw)}: {why}"
+
+
+def _suggest(name: str, known: Collection[str], prefix: str = "") -> str:
+    # The right key in the wrong section is the likeliest slip, however different the sections are called.
+    twins = [key for key in known if key.rpartition(".")[2] == name.rpartition(".")[2]]
+    close = difflib.get_close_matches(name, twins or list(known), n=1, cutoff=0.0 if twins else 0.5)
+    return f"; did you mean {prefix}{close[0]}?" if close else ""
+
+
+def _secret_places(item: Setting) -> str:
+    names = [item.env, *(name for name, standard in _STANDARD.items() if standard is item)]
+    return f"{' or '.join(names)}, or in a file named by {' or '.join(f'{name}_FILE' for name in names)}"
+
+
+def _refuse_secrets(layer: Layer, place: str, problems: list[str]) -> Layer:
+    allowed: Layer = {}
+    for key, (origin, raw) in layer.items():
+        item = SETTINGS[key]
+        if item.secret == "all":
+            problems.append(_bad(origin, item, raw, f"secrets do not belong in {place}; use {_secret_places(item)}"))
+        elif item.secret == "password" and redact_url(str(raw)) != str(raw):
+            problems.append(_bad(origin, item, raw, f"passwords do not belong in {place}; use {_secret_places(item)}"))
+        else:
+            allowed[key] = (origin, raw)
+    return allowed
+
+
+def _read_file(file: Path | None, problems: list[str]) -> Layer:
+    if file is None:
+        return {}
+    try:
+        tables = tomllib.loads(file.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        problems.append(f"{file}: cannot be read: {error.strerror}")
+        return {}
+    except ValueError as error:
+        problems.append(f"{file}: is not TOML: {error}")
+        return {}
+    found: Layer = {}
+    for name, table in tables.items():
+        if isinstance(table, dict) and name in SECTIONS:
+            for key, raw in table.items():
+                if f"{name}.{key}" in SETTINGS:
+                    found[f"{name}.{key}"] = (str(file), raw)
+                else:
+                    problems.append(f"{file}: {name}.{key}: no such setting{_suggest(f'{name}.{key}', SETTINGS)}")
+        elif isinstance(table, dict):
+            problems.append(f"{file}: [{name}]: no such section{_suggest(name, SECTIONS)}")
+        elif name in SECTIONS:
+            problems.append(f"{file}: {name}: is a section, so write [{name}] and its settings below")
+        else:
+            problems.append(f"{file}: {name}: stands in no section{_suggest(name, SETTINGS)}")
+    return found
+
+
+def _read_standard(environ: Mapping[str, str], problems: list[str]) -> Layer:
+    filled = {name: value for name, value in environ.items() if value}
+    found: Layer = {}
+    for name, item in _STANDARD.items():
+        found |= _read_variable(name, item, filled, problems)
+    directory = filled.get("CREDENTIALS_DIRECTORY")
+    if directory and "upstream.api_key" not in found and (path := Path(directory) / _CREDENTIAL).exists():
+        found |= _read_secret(f"credential {_CREDENTIAL}", SETTINGS["upstream.api_key"], path, problems)
+    return found
+
+
+def _read_environ(environ: Mapping[str, str], problems: list[str]) -> Layer:
+    ours = {name: value for name, value in environ.items() if name.startswith("GRIZZ_")}
+    if "KUBERNETES_SERVICE_HOST" in environ:
+        ours = {name: value for name, value in ours.items() if not _is_service_link(name, value)}
+    found: Layer = {}
+    for name, item in _BY_ENV.items():
+        found |= _read_variable(name, item, ours, problems)
+    known = _BY_ENV.keys() | {f"{name}_FILE" for name, item in _BY_ENV.items() if item.secret}
+    bare = [name.removeprefix("GRIZZ_") for name in _BY_ENV]
+    for name in sorted(ours.keys() - known):
+        hint = _suggest(name.removeprefix("GRIZZ_"), bare, "GRIZZ_")
+        problems.append(f"environment {name}: no such setting{hint}")
+    return found
+
+
+def _is_service_link(name: str, value: str) -> bool:
+    return bool(_SERVICE_LINK.fullmatch(name)) or (name.endswith("_PORT") and "://" in value)
+
+
+def _read_variable(name: str, item: Setting, environ: Mapping[str, str], problems: list[str]) -> Layer:
+    path = environ.get(f"{name}_FILE") if item.secret else None
+    if path is not None and name in environ:
+        problems.append(f"environment {name} and {name}_FILE: both set {item.key}; keep one")
+        return {}
+    if path is not None:
+        return _read_secret(f"environment {name}_FILE", item, Path(path), problems)
+    return {item.key: (f"environment {name}", environ[name])} if name in environ else {}
+
+
+def _read_secret(origin: str, item: Setting, path: Path, problems: list[str]) -> Layer:
+    try:
+        text = path.read_text(encoding="utf-8").strip()
+    except OSError as error:
+        problems.append(f"{origin}: {item.key}: {str(path)!r} cannot be read: {error.strerror}")
+        return {}
+    except UnicodeDecodeError:
+        problems.append(f"{origin}: {item.key}: {str(path)!r} is not text")
+        return {}
+    if not text:
+        problems.append(f"{origin}: {item.key}: {str(path)!r} is empty")
+    return {item.key: (origin, text)}
+
+
+def _read_flags(flags: Mapping[str, object], problems: list[str]) -> Layer:
+    found: Layer = {}
+    for key, raw in flags.items():
+        if key in SETTINGS:
+            found[key] = (f"flag {SETTINGS[key].flag or key}", raw)
+        else:
+            problems.append(f"flag {key}: no such setting{_suggest(key, SETTINGS)}")
+    return found
+
+
+def _conflicts(values: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], str]]:
+    """What is fine alone and wrong together: the keys, the one to name first, and why."""
+    if not is_loopback(values["server.host"]) and not values["server.allow_anonymous"]:
+        why = "anyone who reaches it may use your model key; bind 127.0.0.1, or pass --allow-anonymous"
+        yield ("server.host", "server.allow_anonymous"), f"{why} / set server.allow_anonymous = true"
+    if values["replies.max_reply_bytes"] > values["replies.max_bytes"]:
+        most = SETTINGS["replies.max_bytes"].render(values["replies.max_bytes"])
+        yield ("replies.max_reply_bytes", "replies.max_bytes"), f"must not exceed replies.max_bytes, which is {most}"

@@ -1,0 +1,428 @@
+/**
+ * One answer on the page: takes the events of a response and keeps its record and its DOM.
+ *
+ * The record is plain data, so it can be stored and shown again later:
+ * `{role, id, status, text, thoughts, refusal, calls, problem, stats, sentAt, firstAt, gap, late}`.
+ * `status` is a Response status; `problem` is `{text, code}`; `gap` tells that part of the answer
+ * came while nobody measured, so no speed is shown.
+ */
+
+import { isRunning } from "./grizz.js";
+import { Markdown } from "./markdown.js";
+
+export const newRecord = () => ({ role: "assistant", id: null, status: "queued", text: "", sentAt: Date.now() });
+
+/** Event type → method of Answer; what is not here needs no answer of the page. */
+const APPLY = {
+  "response.created": "onCreated",
+  "response.queued": "onStatus",
+  "response.in_progress": "onStatus",
+  "response.output_item.added": "onItem",
+  "response.output_item.done": "onItemDone",
+  "response.content_part.added": "onPart",
+  "response.output_text.delta": "onText",
+  "response.output_text.done": "onTextDone",
+  "response.refusal.delta": "onRefusal",
+  "response.refusal.done": "onRefusal",
+  "response.reasoning_summary_part.added": "onThoughtPart",
+  "response.reasoning_summary_text.delta": "onThought",
+  "response.reasoning_text.delta": "onThought",
+  "response.reasoning.delta": "onThought",
+  "response.function_call_arguments.delta": "onArguments",
+  "response.function_call_arguments.done": "onArgumentsDone",
+};
+
+const INCOMPLETE = {
+  max_output_tokens: "The answer reached its length limit.",
+  content_filter: "The content filter stopped this answer.",
+};
+
+export class Answer {
+  #hooks;
+  #body;
+  #wait;
+  #footer;
+  #live = true;
+  #waiting = false; // the server said "queued"
+  #items = new Map(); // output_index → {kind, partAt}
+  #severed = false; // an item was closed as incomplete: if another follows, the answer starts again
+  #created = false;
+  #old = null; // what stays on screen while a replay is drawn aside,
+  #showAt = null; // until the replay reaches this sequence_number
+
+  /** `hooks`: {copy(text, button), retry()}. */
+  constructor(record, hooks) {
+    this.record = record;
+    this.#hooks = hooks;
+    this.element = make("article", "message");
+    this.element.dataset.role = "assistant";
+    this.element.dataset.testid = "answer";
+    this.element.ariaLabel = "Answer";
+    this.#body = new Body(hooks.copy);
+    this.#wait = make("p", "wait");
+    this.#footer = make("footer", "under");
+    this.element.append(this.#body.element, this.#wait, this.#footer);
+    this.#body.show(record);
+    this.#refresh();
+  }
+
+  get running() {
+    return isRunning(this.record.status);
+  }
+
+  /** Whether the connection is up, for the words under a running answer. */
+  setLive(live) {
+    if (!live && this.running && this.record.id) this.record.gap = true;
+    this.#live = live;
+    if (this.running) this.#refresh();
+  }
+
+  /** A replay from the first event begins; the text on screen stays until the replay caught up with `last`. */
+  restart(last) {
+    const text = this.record.text;
+    Object.assign(this.record, { text: "", thoughts: "", refusal: "", calls: [], gap: true });
+    this.#items.clear();
+    this.#created = this.#severed = false;
+    const fresh = new Body(this.#hooks.copy);
+    if (!text) this.#body.element.replaceWith(fresh.element);
+    else this.#old = this.#body.element;
+    this.#body = fresh;
+    this.#showAt = text ? last : null;
+  }
+
+  #caughtUp() {
+    this.#old?.replaceWith(this.#body.element);
+    this.#old = this.#showAt = null;
+  }
+
+  apply(event) {
+    this[APPLY[event.type]]?.(event);
+    if (event.delta && !this.record.firstAt) {
+      this.record.firstAt = Date.now();
+      this.record.late = this.record.gap; // the true first one may have come while nobody looked
+      this.#refresh();
+    }
+    if (this.#showAt !== null && event.sequence_number >= this.#showAt) this.#caughtUp();
+  }
+
+  /** The stream ended. `outcome` is what the client hands out, see grizz.js. */
+  finish(outcome) {
+    const record = this.record;
+    if (outcome.kind === "done") this.#settle(outcome.response);
+    else {
+      record.status = outcome.kind === "cancelled" ? "cancelled" : "failed";
+      if (outcome.kind !== "cancelled") record.problem = explain(outcome);
+    }
+    if (this.#old) this.#caughtUp();
+    this.#body.end();
+    this.#refresh();
+  }
+
+  /** The whole response at once, in place of its events. */
+  snapshot(response) {
+    const { text, thoughts, refusal, calls } = readOutput(response.output);
+    const record = this.record;
+    record.id = response.id;
+    record.status = response.status;
+    if (!text && !refusal && !calls.length && record.text) return; // keep what was already shown
+    const same = text.trimEnd() === record.text.trimEnd() && calls.length === (record.calls?.length ?? 0);
+    Object.assign(record, { text, refusal, calls });
+    if (thoughts) record.thoughts = thoughts;
+    if (!same) this.#body.show(record);
+    else this.#body.showRest(record);
+  }
+
+  #settle(response) {
+    this.snapshot(response);
+    const record = this.record;
+    const seconds = (Date.now() - record.firstAt) / 1000;
+    const tokens = response.usage?.output_tokens ?? null;
+    record.stats = {
+      first: record.firstAt && !record.late ? (record.firstAt - record.sentAt) / 1000 : null,
+      rate: tokens > 1 && !record.gap && seconds > 0.2 ? (tokens - 1) / seconds : null,
+      tokens,
+    };
+    if (response.status === "failed") {
+      const { code, message } = response.error ?? {};
+      record.problem = { text: message ?? "The answer failed.", code };
+    } else if (response.status === "incomplete") {
+      const reason = response.incomplete_details?.reason;
+      record.problem = { text: INCOMPLETE[reason] ?? "The answer is incomplete.", code: reason };
+    } else if (response.status === "completed" && !record.text && !record.refusal && !record.calls?.length) {
+      record.problem = { text: "The answer is empty." };
+    }
+  }
+
+  /** What was written so far belongs to an attempt that died; the answer starts anew. */
+  #interrupt() {
+    const record = this.record;
+    this.#severed = false;
+    if (record.text) this.#body.fold(record.text);
+    Object.assign(record, { text: "", thoughts: "", refusal: "", calls: [], gap: true });
+    this.#body.show(record);
+  }
+
+  // Called through APPLY:
+
+  onCreated(event) {
+    if (this.#created) this.#interrupt();
+    this.#created = true;
+    this.#items.clear();
+    this.record.id = event.response.id;
+    this.onStatus(event);
+  }
+
+  onStatus(event) {
+    this.record.status = event.response.status;
+    this.#waiting = event.type === "response.queued";
+    this.#refresh();
+  }
+
+  onItem({ output_index, item }) {
+    if (this.#severed) this.#interrupt();
+    this.#items.set(output_index, { kind: item.type, partAt: this.record.text.length });
+    if (item.type !== "function_call") return;
+    const call = { name: item.name, arguments: item.arguments ?? "" };
+    this.#items.get(output_index).call = call;
+    (this.record.calls ??= []).push(call);
+    this.#body.showRest(this.record);
+  }
+
+  onItemDone({ output_index, item }) {
+    if (item.status === "incomplete") this.#severed = true;
+    this.#setArguments(output_index, item.arguments);
+  }
+
+  onPart({ output_index, part }) {
+    const item = this.#items.get(output_index);
+    if (!item || part.type !== "output_text") return;
+    if (this.record.text) this.#write("\n\n");
+    item.partAt = this.record.text.length;
+    if (part.text) this.#write(part.text);
+  }
+
+  onText({ delta }) {
+    this.#write(delta);
+  }
+
+  onTextDone({ output_index, text }) {
+    const partAt = this.#items.get(output_index)?.partAt ?? 0;
+    if (this.record.text.slice(partAt) === text) return;
+    this.record.text = this.record.text.slice(0, partAt) + text;
+    this.#body.show(this.record);
+  }
+
+  onRefusal({ delta, refusal }) {
+    this.record.refusal = refusal ?? (this.record.refusal ?? "") + delta;
+    this.#body.showRest(this.record);
+  }
+
+  onThoughtPart() {
+    if (this.record.thoughts) this.#think("\n\n");
+  }
+
+  onThought({ delta }) {
+    this.#think(delta);
+  }
+
+  onArguments({ output_index, delta }) {
+    const call = this.#items.get(output_index)?.call;
+    if (call) this.#setArguments(output_index, call.arguments + delta);
+  }
+
+  onArgumentsDone(event) {
+    this.#setArguments(event.output_index, event.arguments);
+  }
+
+  #setArguments(index, text) {
+    const call = this.#items.get(index)?.call;
+    if (!call || text === undefined) return;
+    call.arguments = text;
+    this.#body.showRest(this.record);
+  }
+
+  #write(text) {
+    this.record.text += text;
+    this.#body.write(text);
+  }
+
+  #think(text) {
+    this.record.thoughts = (this.record.thoughts ?? "") + text;
+    this.#body.think(text);
+  }
+
+  /** Status, the line under a running answer, and the footer of a finished one. */
+  #refresh() {
+    const { status, problem, id } = this.record;
+    this.element.dataset.status = status;
+    this.element.ariaBusy = String(this.running);
+    this.#wait.hidden = !this.running;
+    this.#wait.textContent = this.running ? this.#waitingFor() : "";
+    this.#footer.hidden = this.running;
+    if (this.running) return;
+    const parts = [];
+    if (status === "cancelled") parts.push(make("p", "note", "Stopped."));
+    if (problem) parts.push(problemBox(problem, id));
+    parts.push(this.#actions());
+    this.#footer.replaceChildren(...parts);
+  }
+
+  #waitingFor() {
+    const { id, firstAt } = this.record;
+    if (!this.#live) return id ? "Connection lost. The answer goes on when it is back." : "Waiting for the connection";
+    if (this.#waiting) return "Waiting for a free slot";
+    return firstAt ? "" : "Thinking";
+  }
+
+  #actions() {
+    const row = make("div", "actions");
+    if (this.record.text) {
+      const copy = button("Copy", () => this.#hooks.copy(this.record.text, copy));
+      row.append(copy);
+    }
+    const retry = button("Retry", () => this.#hooks.retry());
+    retry.dataset.testid = "retry";
+    retry.classList.add("retry");
+    row.append(retry);
+    const stats = statsLine(this.record.stats);
+    if (stats) row.append(make("span", "stats", stats));
+    return row;
+  }
+}
+
+/** The parts of an answer that hold the model's words. */
+class Body {
+  #thoughts = make("details", "thoughts");
+  #thoughtText;
+  #text = make("div", "text");
+  #refusal = make("div", "refusal");
+  #calls = make("div", "calls");
+  #markdown;
+  #thinking;
+
+  constructor(copy) {
+    this.element = make("div", "body");
+    this.#thoughtText = make("div", "thought");
+    this.#thoughts.hidden = true;
+    this.#thoughts.append(make("summary", "", "Reasoning"), this.#thoughtText);
+    this.#refusal.hidden = this.#calls.hidden = true;
+    this.element.append(this.#thoughts, this.#text, this.#refusal, this.#calls);
+    this.#markdown = new Markdown(this.#text, { onCopy: copy });
+    this.#thinking = new Markdown(this.#thoughtText, { onCopy: copy });
+  }
+
+  write(text) {
+    this.#markdown.append(text);
+  }
+
+  think(text) {
+    this.#thoughts.hidden = false;
+    this.#thinking.append(text);
+  }
+
+  end() {
+    this.#markdown.end();
+    this.#thinking.end();
+  }
+
+  /** Draw everything again from the record. */
+  show(record) {
+    this.#markdown.reset();
+    this.#thinking.reset();
+    this.#markdown.append(record.text);
+    this.#thoughts.hidden = !record.thoughts;
+    if (record.thoughts) this.#thinking.append(record.thoughts);
+    if (!isRunning(record.status)) this.end();
+    this.showRest(record);
+  }
+
+  /** Refusal and function calls: short, so simply drawn again. */
+  showRest({ refusal, calls = [] }) {
+    this.#refusal.hidden = !refusal;
+    this.#refusal.textContent = refusal ?? "";
+    this.#calls.hidden = !calls.length;
+    this.#calls.replaceChildren(...calls.map(callBox));
+  }
+
+  /** Keep the words of an attempt that died, folded. */
+  fold(text) {
+    const details = make("details", "thoughts");
+    details.append(make("summary", "", "Interrupted attempt"), make("div", "thought plain", text));
+    this.element.prepend(details);
+  }
+}
+
+/** What a Response's output says, without the messages that a later attempt replaced. */
+function readOutput(output = []) {
+  const messages = output.filter((item) => item.type === "message");
+  const dead = messages.findLastIndex((item, index) => item.status === "incomplete" && index < messages.length - 1);
+  const parts = messages.slice(dead + 1).flatMap((item) => item.content ?? []);
+  return {
+    text: parts.map((part) => part.text).filter(Boolean).join("\n\n"),
+    refusal: parts.map((part) => part.refusal).filter(Boolean).join("\n"),
+    thoughts: output
+      .filter((item) => item.type === "reasoning")
+      .flatMap((item) => (item.summary?.length ? item.summary : (item.content ?? [])))
+      .map((part) => part.text)
+      .filter(Boolean)
+      .join("\n\n"),
+    calls: output
+      .filter((item) => item.type === "function_call")
+      .map((item) => ({ name: item.name, arguments: item.arguments })),
+  };
+}
+
+function explain({ kind, error }) {
+  if (kind === "unknown") {
+    return { text: "The connection dropped before the server confirmed this message. It may or may not have been answered." };
+  }
+  if (kind === "lost") return { text: "This answer is lost: the server no longer has it.", code: "response_not_found" };
+  return { text: error?.message ?? "The server refused this message.", code: error?.code };
+}
+
+function problemBox({ text, code }, id) {
+  const box = make("div", "problem");
+  box.dataset.testid = "problem";
+  box.append(make("p", "", text));
+  const facts = [code, id && `request ${id}`].filter(Boolean).join(" · ");
+  if (facts) box.append(make("p", "facts", facts));
+  return box;
+}
+
+function callBox({ name, arguments: text }) {
+  const box = make("div", "call");
+  box.append(make("span", "", "Function call "), make("code", "", name ?? ""));
+  if (text && text !== "{}") box.append(make("pre", "", pretty(text)));
+  return box;
+}
+
+function pretty(json) {
+  try {
+    return JSON.stringify(JSON.parse(json), null, 2);
+  } catch {
+    return json;
+  }
+}
+
+function statsLine(stats) {
+  if (!stats) return "";
+  const parts = [];
+  if (stats.first !== null) parts.push(`${stats.first < 9.95 ? stats.first.toFixed(1) : Math.round(stats.first)} s to first token`);
+  if (stats.rate !== null) parts.push(`${Math.round(stats.rate)} tokens/s`);
+  if (stats.tokens) parts.push(`${stats.tokens} token${stats.tokens === 1 ? "" : "s"}`);
+  return parts.join(" · ");
+}
+
+export function make(name, className = "", text = "") {
+  const node = document.createElement(name);
+  if (className) node.className = className;
+  if (text) node.textContent = text;
+  return node;
+}
+
+export function button(text, onClick) {
+  const node = make("button", "quiet", text);
+  node.type = "button";
+  node.addEventListener("click", onClick);
+  return node;
+}
