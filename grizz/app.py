@@ -1,4 +1,4 @@
-"""The composition root: builds every part, runs them, drains them, stops them. The only place that knows all of them."""
+"""The composition root: builds every part, runs, drains and stops them. The only place that knows all of them."""
 
 from __future__ import annotations
 
@@ -56,12 +56,14 @@ async def _run(settings: Settings) -> int:
     try:
         port = await app.start()
     except OSError as error:
-        log.error("cannot listen", extra={"host": settings.server.host, "port": settings.server.port, "err": str(error)})
+        where = {"host": settings.server.host, "port": settings.server.port}
+        log.error("cannot listen", extra={**where, "err": str(error)})
         await app.stop()
         return 1
     gc.collect()
     gc.freeze()  # a full collection over what never goes away takes 60 ms (measured)
-    log.info("ready", extra={"url": f"http://{settings.server.host}:{port}/", "version": __version__, "model": app.model_name})
+    url = f"http://{settings.server.host}:{port}/"
+    log.info("ready", extra={"url": url, "version": __version__, "model": app.model_name})
     stopping = _on_signals()
     await stopping.wait()
     await app.drain()
@@ -109,8 +111,9 @@ class App:
         asyncio.get_running_loop().set_exception_handler(self._loop_error)
         self.upstream = await self._open_upstream()
         self.models = Models(self.upstream, self._default_model())
+        model = await self.models.default()
         self.metrics = Metrics(
-            version=__version__, mode="memory", models=[m for m in [self._default_model()] if m], upstream=self.upstream.name
+            version=__version__, mode="memory", models=[model] if model else [], upstream=self.upstream.name
         )
         self.transport = MemoryTransport(
             max_jobs=settings.queue.max_jobs,
@@ -138,9 +141,8 @@ class App:
             demo=self._demo is not None,
             upstream=self.upstream.name,
         )
-        port = await self.server.start()
-        self.model_name = await self.models.default()
-        return port
+        self.model_name = model
+        return await self.server.start(model)
 
     async def drain(self) -> None:
         """Leave without breaking a stream: see docs/architecture.md for the order."""
@@ -171,8 +173,7 @@ class App:
             self._ends.append(self._demo.stop)
             base_url, api_key, name = self._demo.url, "demo", "demo"
             log.warning(
-                "answers come from the built-in demo model; "
-                "set OPENAI_API_KEY or OPENAI_BASE_URL to talk to a real one"
+                "answers come from the built-in demo model; set OPENAI_API_KEY or OPENAI_BASE_URL to talk to a real one"
             )
         upstream = OpenAIUpstream(
             name=name or urlsplit(base_url).hostname or "upstream",

@@ -54,7 +54,9 @@ async def running_grizz(**overrides: object) -> AsyncIterator[Grizz]:
         await app.stop()
         await demo.stop()
         await asyncio.sleep(0)
-        left = [task for task in asyncio.all_tasks() if task.get_name().startswith(("grizz:", "worker:", "connection:"))]
+        left = [
+            task for task in asyncio.all_tasks() if task.get_name().startswith(("grizz:", "worker:", "connection:"))
+        ]
         assert not left, f"tasks outlived Grizz: {left}"
 
 

@@ -9,8 +9,8 @@
       └─────────────────▶ DEAD (d only from LEASED)
         f: withdraw ▶ DONE
 
-a: a worker takes it for a time. b: the attempt failed or its lease ran out; the next attempt may start. c: its terminal
-event is out. d: its attempts are spent. e: given back by a drain, which is no attempt. f: cancelled, or waited too long.
+a: a worker takes it for a time. b: the attempt failed or its lease ran out; the next may start. c: its terminal event
+is out. d: its attempts are spent. e: given back by a drain, which is no attempt. f: cancelled, or waited too long.
 """
 
 from __future__ import annotations

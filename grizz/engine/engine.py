@@ -7,6 +7,7 @@ exactly like an unknown one.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import logging
 import secrets
@@ -18,8 +19,8 @@ import orjson
 
 from grizz.core.job import Delivery, Job
 from grizz.engine.history import History, Turn
-from grizz.engine.reply import Reply
 from grizz.engine.replies import Replies
+from grizz.engine.reply import Reply
 from grizz.engine.worker import STOPPED, Ending, Work, failed
 from grizz.errors import Code, QueueFull, RequestError, TransportClosed
 from grizz.protocol.compose import Composer
@@ -205,9 +206,9 @@ class Engine:
     async def drain(self, within_s: float) -> None:
         """Refuse new work and wait at most `within_s` seconds for what runs; then end the rest honestly."""
         self.draining = True
-        deadline = self._now() + within_s
-        while self.replies.running and self._now() < deadline:
-            await asyncio.sleep(0.05)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(within_s):
+                await self.replies.idle.wait()
         left = list(self.replies.all_running())
         if left:
             log.warning("answers cut short by the shutdown", extra={"count": len(left)})
@@ -232,12 +233,8 @@ class Engine:
         check_calls_match(context)
         waits = request.generate and self._transport.depth().queued >= self._free_slots()
         status = "queued" if waits else "in_progress"
-        response = response_object(
-            f"resp_{self._node}{secrets.token_hex(16)}", int(time.time()), request, status
-        )
-        reply = Reply(
-            {**response}, owner, request, parent=parent, scope=scope, given=given, size=size, now=self._now()
-        )
+        response = response_object(f"resp_{self._node}{secrets.token_hex(16)}", int(time.time()), request, status)
+        reply = Reply({**response}, owner, request, parent=parent, scope=scope, given=given, size=size, now=self._now())
         composer = Composer(response, new_id=new_id)
         composer.lifecycle("created", status)
         if waits:

@@ -6,6 +6,7 @@ the byte bound needs room, the replies that ended first go first.
 
 from __future__ import annotations
 
+import asyncio
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 
@@ -20,6 +21,10 @@ class Replies:
         keep_s: seconds a reply is kept after its end.
         grace_s: seconds a running reply may have no reader, unless it runs in the background.
         max_bytes: what all replies may hold together.
+
+    Attributes:
+        bytes: what all replies hold together.
+        idle: set while no reply is running.
     """
 
     def __init__(self, *, keep_s: float, grace_s: float, max_bytes: int) -> None:
@@ -30,6 +35,8 @@ class Replies:
         self._ended: OrderedDict[str, Reply] = OrderedDict()
         self._by_owner: dict[str, int] = {}
         self.bytes = 0
+        self.idle = asyncio.Event()
+        self.idle.set()
 
     def __len__(self) -> int:
         return len(self._running) + len(self._ended)
@@ -49,6 +56,7 @@ class Replies:
     def add(self, reply: Reply) -> None:
         """Keep a new reply."""
         self._running[reply.id] = reply
+        self.idle.clear()
         self._by_owner[reply.owner] = self.running_of(reply.owner) + 1
         self.bytes += reply.bytes
 
@@ -99,6 +107,8 @@ class Replies:
 
     def _stopped_running(self, reply: Reply) -> None:
         del self._running[reply.id]
+        if not self._running:
+            self.idle.set()
         left = self.running_of(reply.owner) - 1
         if left:
             self._by_owner[reply.owner] = left

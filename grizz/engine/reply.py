@@ -1,7 +1,7 @@
 """Reply: the append-only log of one response's events. Cursor: a reader's position in it.
 
-Nothing is pushed into a per-client buffer: a slow reader is a cursor that is behind, and costs nothing else. A resume, a
-second tab, an SSE stream and a blocking `POST` are all the same thing, another cursor.
+Nothing is pushed into a per-client buffer: a slow reader is a cursor that is behind, and costs nothing else. A resume,
+a second tab, an SSE stream and a blocking `POST` are all the same thing, another cursor.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Workers: lease a job, stream it from the upstream, publish its events, settle it.
 
-One `Run` is one delivery. Whatever happens to it (the upstream fails, its owner cancels, its time is over), it publishes
-exactly one terminal event and settles; only a lost lease ends it in silence, since another attempt speaks then.
+One `Run` is one delivery. Whatever happens to it (the upstream fails, its owner cancels, its time is over), it
+publishes exactly one terminal event and settles; only a lost lease ends it in silence: another attempt speaks then.
 """
 
 from __future__ import annotations

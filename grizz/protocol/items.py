@@ -100,7 +100,8 @@ def _part(part: Any, where: str) -> None:
         _string(part, key, where)
     if part_type == "input_image" and not isinstance(part.get("image_url"), str):
         raise bad(Code.MISSING_PARAMETER, f"'{where}' needs 'image_url' (a URL or a data: URL).", f"{where}.image_url")
-    if part_type == "input_file" and not any(isinstance(part.get(k), str) for k in ("file_data", "file_url", "file_id")):
+    sources = ("file_data", "file_url", "file_id")
+    if part_type == "input_file" and not any(isinstance(part.get(source), str) for source in sources):
         raise bad(
             Code.MISSING_PARAMETER, f"'{where}' needs 'file_data', 'file_url' or 'file_id'.", f"{where}.file_data"
         )

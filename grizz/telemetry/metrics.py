@@ -189,7 +189,7 @@ class Metrics:
         self._gaps.add(self.model(model), gaps)
 
     async def render(self, accept: str) -> tuple[bytes, str]:
-        """The exposition and its content type; in a thread, since a thousand series hold a loop for 20 ms (measured)."""
+        """The exposition and its content type; in a thread: a thousand series hold a loop for 20 ms (measured)."""
         for gauge, read in self._on_scrape:
             gauge.set(read())
         encoder, content_type = choose_encoder(accept)

@@ -1,7 +1,7 @@
 """The transport port: its guarantees, for every adapter alike.
 
-* **Jobs are handed over at least once.** A delivery is named by its token; only the holder of the current one may renew,
-  publish or settle, everyone else gets `LeaseLost` and must stop without another word.
+* **Jobs are handed over at least once.** A delivery is named by its token; only the holder of the current one may
+  renew, publish or settle, everyone else gets `LeaseLost` and must stop without another word.
 * **Events are delivered live at most once**, in order, numbered without gaps; a gap on the way is closed by replay, and
   events of a delivery that is no longer current are dropped.
 * **A lease that runs out is a lost attempt**: the home closes what it left open (`Home.interrupted`) and the next

@@ -1,8 +1,8 @@
 """Any OpenAI-compatible Chat Completions API, through the openai package.
 
-The package opens the request (URL, auth, proxies, error bodies); the stream is read raw, since its chunk objects cost 10
-to 40 times more than our own splitting and orjson (docs/architecture.md). It does not retry: one place does, the worker,
-which alone knows whether a client has seen anything yet.
+The package opens the request (URL, auth, proxies, error bodies); the stream is read raw, since its chunk objects cost
+10 to 40 times more than our own splitting and orjson (docs/architecture.md). It does not retry: one place does, the
+worker, which alone knows whether a client has seen anything yet.
 """
 
 from __future__ import annotations
@@ -143,14 +143,10 @@ def _of_status(error: openai.APIStatusError) -> UpstreamError:
     if status == 429:
         if error.code == "insufficient_quota":
             return UpstreamError(Code.INSUFFICIENT_QUOTA, text, result="429")
-        return UpstreamError(
-            Code.RATE_LIMIT, text, result="429", retryable=True, retry_after_s=retry_after_s
-        )
+        return UpstreamError(Code.RATE_LIMIT, text, result="429", retryable=True, retry_after_s=retry_after_s)
     if status == 408 or status == 409 or status >= 500:
         result = "timeout" if status == 408 else "5xx"
-        return UpstreamError(
-            Code.SERVER_ERROR, text, result=result, retryable=True, retry_after_s=retry_after_s
-        )
+        return UpstreamError(Code.SERVER_ERROR, text, result=result, retryable=True, retry_after_s=retry_after_s)
     result = str(status) if status in (401, 403, 404) else "400"
     if error.code == "context_length_exceeded" or "maximum context length" in text.lower():
         return UpstreamError(Code.CONTEXT_LENGTH, text, result=result)

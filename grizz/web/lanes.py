@@ -76,7 +76,7 @@ class Lanes:
         """
         limit = self._limits.queued_creates_per_connection
         if self._waiting >= limit or (self._waiting and self._waiting_bytes + size > self._max_bytes):
-            text = f"{self._waiting} creates with {self._waiting_bytes} bytes wait on this connection, which is the limit."
+            text = f"{self._waiting} creates ({self._waiting_bytes} bytes) wait on this connection, which is the limit."
             raise RequestError(429, Code.WEBSOCKET_QUEUE_FULL, text, retry_after_s=1.0)
         lane.waiting.append((frame, size))
         self._waiting += 1

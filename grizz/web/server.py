@@ -31,7 +31,9 @@ _PROTOCOLS = ("responses", "grizz")
 # Together with the kernel's send buffer what a client that stops reading costs: about 0.3 MB (measured).
 _WRITER_LIMIT = 16 * 1024
 _SEND_BUFFER = 64 * 1024
+# At a shutdown: what a client that still reads may take to get the rest, and how long one may read nothing.
 _FLUSH_S = 5.0
+_LEAVE_STALL_S = 1.0
 
 
 class Server:
@@ -59,7 +61,7 @@ class Server:
         self._watchdog = Watchdog(settings.server.stall_timeout_s, metrics)
         self._watchdog.start(tasks)
         self._connections: set[Connection] = set()
-        self._info = {"version": __version__, "model": settings.upstream.model, "demo": demo, "upstream": upstream}
+        self._info = {"version": __version__, "model": "", "demo": demo, "upstream": upstream}
         self.ready = False
         self._runner = web.AppRunner(
             self._application(), handle_signals=False, access_log=None, shutdown_timeout=5, handler_cancellation=False
@@ -91,13 +93,16 @@ class Server:
         )
         return app
 
-    async def start(self) -> int:
+    async def start(self, model: str) -> int:
         """Listen; returns the port.
+
+        Args:
+            model: what the pages say answers by default.
 
         Raises:
             OSError: the address cannot be bound.
         """
-        self._info["model"] = await self._models.default()
+        self._info["model"] = model
         await self._runner.setup()
         server = self._settings.server
         self._site = web.TCPSite(self._runner, server.host, server.port, backlog=1024)
@@ -118,11 +123,11 @@ class Server:
 
     async def close(self) -> None:
         """Send every client away with 1012, so that it comes back and resumes; bounded, stalled ones are cut."""
-        leaving = [
-            asyncio.ensure_future(connection.leave(WSCloseCode.SERVICE_RESTART, _FLUSH_S))
-            for connection in list(self._connections)
-        ]
-        await asyncio.gather(*leaving, return_exceptions=True)
+        self._watchdog.hurry(_LEAVE_STALL_S)
+        async with asyncio.TaskGroup() as group:
+            for connection in list(self._connections):
+                group.create_task(connection.leave(WSCloseCode.SERVICE_RESTART, _FLUSH_S), name="leave")
+        self._watchdog.cut_stuck()
         await self._runner.cleanup()
 
     @web.middleware

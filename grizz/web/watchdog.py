@@ -84,11 +84,25 @@ class Watchdog:
 
     async def _sweep(self) -> None:
         while True:
-            await asyncio.sleep(min(1.0, self._stall_s / 2))
+            await asyncio.sleep(min(0.5, self._stall_s / 2))
             now = self.now()
             for guard in list(self.guards):
                 if guard.began_at is not None and now - guard.began_at > self._stall_s:
-                    log.warning("client takes nothing any more, cut off", extra={"stalled_s": round(now - guard.began_at)})
-                    self._metrics.drops.labels("write_stall").inc()
-                    guard.abort()
-                    self.guards.discard(guard)
+                    self._cut(guard, now)
+
+    def hurry(self, stall_s: float) -> None:
+        """The process is leaving: from now on a send may be stuck for `stall_s` seconds only."""
+        self._stall_s = min(self._stall_s, stall_s)
+
+    def cut_stuck(self) -> None:
+        """Cut every client that is stuck in a send right now: nobody waits for them at a shutdown."""
+        for guard in list(self.guards):
+            if guard.began_at is not None:
+                self._cut(guard, self.now())
+
+    def _cut(self, guard: Guard, now: float) -> None:
+        stalled_s = round(now - (guard.began_at or now), 1)
+        log.warning("client takes nothing any more, cut off", extra={"stalled_s": stalled_s})
+        self._metrics.drops.labels("write_stall").inc()
+        guard.abort()
+        self.guards.discard(guard)

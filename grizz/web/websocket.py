@@ -1,8 +1,8 @@
 """One WebSocket: frames in, events out (protocol §2 to §4, §10, §12, §13).
 
 The receive loop only reads, checks and starts things; one writer task alone sends. The writer sleeps until a cursor of
-one of its lanes is behind, then reads and sends, as fast as the socket takes it. Nothing is buffered for the client: what
-it has not read yet is a cursor that is behind.
+one of its lanes is behind, then reads and sends, as fast as the socket takes it. Nothing is buffered for the client:
+what it has not read yet is a cursor that is behind.
 """
 
 from __future__ import annotations
@@ -72,7 +72,8 @@ class Connection:
         self._lanes = Lanes(settings.limits, 2 * settings.server.max_message_bytes)
         self._notices: deque[bytes] = deque()
         self._wake = asyncio.Event()
-        self._room = asyncio.Event()
+        self._room = asyncio.Event()  # set when notices went out
+        self._quiet = asyncio.Event()  # set when there is nothing to send
         self._presence = "visible"
         self._slow = False
         self._lost = False
@@ -101,9 +102,12 @@ class Connection:
 
     async def leave(self, code: int, within_s: float) -> None:
         """Send what is there to send, at most `within_s` seconds, then close."""
-        deadline = asyncio.get_running_loop().time() + within_s
-        while self._behind() and asyncio.get_running_loop().time() < deadline and not self._ws.closed:
-            await asyncio.sleep(0.02)
+        self._quiet.clear()
+        self._wake.set()
+        if not self._lost:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(within_s):
+                    await self._quiet.wait()
         await self._guard.close(self._ws.close(code=code))
 
     def attach(self, response_id: str, after: Any, lane_name: str | None = None) -> None:
@@ -292,9 +296,6 @@ class Connection:
         self._notices.append(on_lane(orjson.dumps(notice), lane_name))
         self._wake.set()
 
-    def _behind(self) -> bool:
-        return bool(self._notices) or any(lane.cursor is not None and lane.cursor.behind for lane in self._lanes)
-
     async def _write(self) -> None:
         """Send what there is, for as long as the socket lives."""
         try:
@@ -308,6 +309,7 @@ class Connection:
         finally:
             self._lost = True
             self._room.set()
+            self._quiet.set()
 
     async def _due(self) -> None:
         """Sleep until something is to be sent."""
@@ -317,6 +319,8 @@ class Connection:
             if pause_s <= 0:
                 self._last_round_at = asyncio.get_running_loop().time()
                 return
+            if pause_s == math.inf:
+                self._quiet.set()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(None if pause_s == math.inf else pause_s):
                     await self._wake.wait()

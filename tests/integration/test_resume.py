@@ -112,9 +112,7 @@ async def test_attaching_on_a_busy_lane_is_refused_and_what_runs_there_goes_on(
     assert text_of(await player.answer()) == numbers(20)
 
 
-async def test_a_detached_response_runs_on_and_can_be_attached_again(
-    grizz: Grizz, http: aiohttp.ClientSession
-) -> None:
+async def test_a_detached_response_runs_on_and_can_be_attached_again(grizz: Grizz, http: aiohttp.ClientSession) -> None:
     player = await Player.connect(http, grizz.ws_url)
     await player.create("[[words:40]] [[rate:200]]", stream_id="a")
     started = await player.until("response.output_text.delta", lane="a")
@@ -140,9 +138,7 @@ async def test_an_answer_that_nobody_watches_is_cancelled_after_the_grace(
     assert text_of(started) in body["output"][0]["content"][0]["text"]
 
 
-async def test_a_background_response_runs_to_its_end_without_readers(
-    start_grizz, http: aiohttp.ClientSession
-) -> None:
+async def test_a_background_response_runs_to_its_end_without_readers(start_grizz, http: aiohttp.ClientSession) -> None:
     grizz = await start_grizz(replies__grace_s=0.1)
     asked = {"input": "[[words:60]] [[rate:40]]", "background": True}
     async with http.post(f"{grizz.url}/v1/responses", json=asked) as answer:

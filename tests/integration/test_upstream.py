@@ -100,9 +100,7 @@ async def test_an_upstream_that_is_not_there_fails_the_response_clearly(
     assert failed["error"] == {"code": "server_error", "message": "the connection to the upstream failed"}
 
 
-async def test_a_pooled_connection_that_the_upstream_dropped_is_survived(
-    grizz: Grizz, player: Player
-) -> None:
+async def test_a_pooled_connection_that_the_upstream_dropped_is_survived(grizz: Grizz, player: Player) -> None:
     port = int(grizz.demo.url.rsplit(":", 1)[1].split("/")[0])
     assert text_of(await player.ask("[[echo:before]]")) == "before"
     await grizz.demo.stop()
@@ -110,9 +108,7 @@ async def test_a_pooled_connection_that_the_upstream_dropped_is_survived(
     assert text_of(await player.ask("[[echo:after]]")) == "after"
 
 
-async def test_an_answer_beyond_the_byte_bound_is_ended_and_says_so(
-    start_grizz, http: aiohttp.ClientSession
-) -> None:
+async def test_an_answer_beyond_the_byte_bound_is_ended_and_says_so(start_grizz, http: aiohttp.ClientSession) -> None:
     grizz = await start_grizz(replies__max_reply_bytes=20_000)
     player = await Player.connect(http, grizz.ws_url)
     failed = (await player.ask("[[words:50000]]"))[-1]["response"]
@@ -157,9 +153,7 @@ async def test_reasoning_comes_first_as_a_summary_and_raw_when_asked(player: Pla
     assert raw[-1]["response"]["output"][0]["content"] == [{"type": "reasoning_text", "text": "let me think"}]
 
 
-@pytest.mark.parametrize(
-    ("directive", "reason"), [("length:4", "max_output_tokens"), ("filter:4", "content_filter")]
-)
+@pytest.mark.parametrize(("directive", "reason"), [("length:4", "max_output_tokens"), ("filter:4", "content_filter")])
 async def test_an_answer_cut_by_length_or_filter_is_incomplete_with_its_reason(
     player: Player, directive: str, reason: str
 ) -> None:

@@ -95,13 +95,18 @@ async def test_a_bad_lane_name_is_refused_without_being_echoed(player: Player, n
         ('{"type":"response.create","input":"x","tools":[{"type":"function"}]}', "missing_required_parameter"),
         ('{"type":"response.create","input":"x","temperature":9}', "invalid_value"),
         ('{"type":"response.create","input":"x","previous_response_id":"resp_nope"}', "previous_response_not_found"),
-        ('{"type":"response.create","input":[{"type":"function_call_output","call_id":"c","output":"x"}]}', "no_tool_call_found"),
+        (
+            '{"type":"response.create","input":[{"type":"function_call_output","call_id":"c","output":"x"}]}',
+            "no_tool_call_found",
+        ),
         ('{"type":"grizz:presence","state":"asleep"}', "invalid_value"),
         ('{"type":"grizz:attach"}', "missing_required_parameter"),
         ('{"type":"grizz:attach","response_id":"resp_nope","starting_after":"x"}', "invalid_value"),
     ],
 )
-async def test_a_bad_frame_gets_a_clear_error_and_the_connection_lives_on(player: Player, frame: str, code: str) -> None:
+async def test_a_bad_frame_gets_a_clear_error_and_the_connection_lives_on(
+    player: Player, frame: str, code: str
+) -> None:
     await player.ws.send_str(frame)
     error = await player.next()
     assert error["type"] == "error"
