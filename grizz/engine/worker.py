@@ -164,6 +164,7 @@ class Run:
         self._work: Work = delivery.job.payload
         self._cause: Cause | None = None
         self._lost = False
+        self._over = False  # how it ends is decided: nothing may interrupt the settling
         self._label = pool.metrics.model(self._work.request.model)
         self._gaps = Gaps()
         self._last_read_at = 0.0
@@ -186,7 +187,7 @@ class Run:
 
     def insist(self) -> None:
         """Cancel again what was stopped and still runs: on Python 3.11 a library can swallow a cancel."""
-        if (self._cause is not None or self._lost) and self.task is not None:
+        if (self._cause is not None or self._lost) and self.task is not None and not self._over:
             self.task.cancel()
 
     def abandon(self) -> None:
@@ -201,6 +202,7 @@ class Run:
         self._pool.metrics.queue_wait.observe(started_at - job.accepted_at)
         try:
             outcome, ending = await self._ending()
+            self._over = True
             self._composer.finish(completed_at=int(time.time()), **ending)
             self._publish()
             self._pool.metrics.finished.labels(self._label, outcome).inc()

@@ -195,12 +195,13 @@ class Server:
             self._metrics.connections.dec()
             guard.release()
             guard.abort()  # a sender may still be blocked in drain, until the kernel gives up after minutes
-            self._closed(ws, request[REQUEST_ID])
+            self._closed(ws, connection, request[REQUEST_ID])
         return ws
 
-    def _closed(self, ws: web.WebSocketResponse, conn: str) -> None:
+    def _closed(self, ws: web.WebSocketResponse, connection: Connection, conn: str) -> None:
         code = ws.close_code or 1006
-        by = "network" if code == 1006 else "server" if ws._closing else "client"
+        refused = ws.exception() is not None  # aiohttp closed it: a frame too big, or not WebSocket at all
+        by = "network" if code == 1006 else "server" if connection.leaving or refused else "client"
         self._metrics.closes.labels(by, str(code) if str(code) in CLOSE_CODES else "other").inc()
         log.info("connection closed", extra={"conn": conn, "code": code, "by": by})
 

@@ -44,7 +44,12 @@ _PRESENCES = ("visible", "hidden", "idle")
 
 
 class Connection:
-    """One client's socket, from the upgrade to the close."""
+    """One client's socket, from the upgrade to the close.
+
+    Attributes:
+        owner: whose connection it is.
+        leaving: the server is sending it away.
+    """
 
     def __init__(
         self,
@@ -61,6 +66,7 @@ class Connection:
         default_model: Callable[[], Awaitable[str]],
     ) -> None:
         self.owner = owner
+        self.leaving = False
         self._ws = ws
         self._extended = extended
         self._engine = engine
@@ -102,6 +108,7 @@ class Connection:
 
     async def leave(self, code: int, within_s: float) -> None:
         """Send what is there to send, at most `within_s` seconds, then close."""
+        self.leaving = True
         self._quiet.clear()
         self._wake.set()
         if not self._lost:

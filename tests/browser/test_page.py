@@ -1,0 +1,120 @@
+"""The chat page in a real Chromium, against a real Grizz."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import AsyncIterator
+
+import pytest
+from playwright.async_api import Browser, Page, async_playwright, expect
+
+from tests.conftest import Grizz
+from tests.player import numbers
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+pytestmark = [
+    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed (Debian: apt-get install chromium)"),
+    pytest.mark.timeout(120),
+]
+
+LIVE = "#connection[data-state=live]"
+ANSWER = ".message[data-role=assistant]"
+
+
+@pytest.fixture
+async def browser() -> AsyncIterator[Browser]:
+    flags = ["--disable-dev-shm-usage", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
+    if os.geteuid() == 0:
+        flags.append("--no-sandbox")
+    async with async_playwright() as playwright:
+        browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=flags)
+        yield browser
+        await browser.close()
+
+
+@pytest.fixture
+async def complaints() -> AsyncIterator[list[str]]:
+    """What the page wrote to the console; a page must be silent, except when a test takes its network away."""
+    said: list[str] = []
+    yield said
+    assert said == []
+
+
+@pytest.fixture
+async def page(browser: Browser, grizz: Grizz, complaints: list[str]) -> Page:
+    page = await browser.new_page()
+    page.on("console", lambda message: complaints.append(f"{message.type}: {message.text}"))
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.on("request", lambda request: None if request.url.startswith(grizz.url) else complaints.append(request.url))
+    await page.goto(grizz.url)
+    await page.wait_for_selector(LIVE)
+    return page
+
+
+async def ask(page: Page, text: str) -> None:
+    await page.fill("#composer", text)
+    await page.press("#composer", "Enter")
+
+
+async def test_a_newcomer_asks_and_reads_the_answer(page: Page) -> None:
+    await ask(page, "[[words:100]] [[rate:200]]")
+    await page.wait_for_selector(f"{ANSWER}[data-status=in_progress]")
+    await page.wait_for_selector(f"{ANSWER}[data-status=completed]")
+    assert (await page.text_content(f"{ANSWER} .text") or "").strip() == numbers(100).strip()
+
+
+async def test_stop_keeps_the_partial_text_and_stops_the_upstream(page: Page, grizz: Grizz) -> None:
+    await ask(page, "[[words:500]] [[rate:20]]")
+    await expect(page.locator(f"{ANSWER} .text")).to_contain_text("w5 ")
+    await page.click("#stop")
+    await page.wait_for_selector(f"{ANSWER}[data-status=cancelled]")
+    assert (await page.text_content(f"{ANSWER} .text") or "").startswith(numbers(5))
+    assert grizz.demo.disconnected == 1
+
+
+async def test_a_reload_in_the_middle_of_an_answer_loses_nothing(page: Page, grizz: Grizz) -> None:
+    await ask(page, "[[words:120]] [[rate:60]]")
+    await expect(page.locator(f"{ANSWER} .text")).to_contain_text("w5 ")
+    await page.reload()
+    await page.wait_for_selector(f"{ANSWER}[data-status=completed]")
+    assert (await page.text_content(f"{ANSWER} .text") or "").strip() == numbers(120).strip()
+    assert grizz.demo.requests == 1
+
+
+async def test_a_dropped_connection_is_shown_and_the_answer_resumes_in_the_middle(page: Page, grizz: Grizz) -> None:
+    await ask(page, "[[words:200]] [[rate:50]]")
+    await expect(page.locator(f"{ANSWER} .text")).to_contain_text("w5 ")
+    for connection in list(grizz.app.server._connections):
+        connection._guard.abort()
+    await page.wait_for_selector("#connection:not([data-state=live])")
+    await page.wait_for_selector(f"{ANSWER}[data-status=completed]")
+    assert (await page.text_content(f"{ANSWER} .text") or "").strip() == numbers(200).strip()
+    assert grizz.demo.requests == 1
+
+
+async def test_the_conversation_goes_on_with_what_was_said_before(page: Page, grizz: Grizz) -> None:
+    await ask(page, "[[echo:first answer]]")
+    await page.wait_for_selector(f"{ANSWER}[data-status=completed]")
+    await ask(page, "[[echo:second answer]]")
+    await expect(page.locator(ANSWER).nth(1)).to_have_attribute("data-status", "completed")
+    roles = [message["role"] for message in grizz.demo.last_request["messages"]]
+    assert roles == ["user", "assistant", "user"]
+
+
+async def test_a_failure_is_shown_with_its_reason_and_can_be_retried(page: Page) -> None:
+    await ask(page, "[[error:400]] [[times:1]] [[echo:now it works]]")
+    await page.wait_for_selector(f"{ANSWER}[data-status=failed]")
+    await page.get_by_role("button", name="Retry").last.click()
+    await page.wait_for_selector(f"{ANSWER}[data-status=completed]")
+    await expect(page.locator(f"{ANSWER} .text").last).to_have_text("now it works")
+
+
+async def test_hostile_markdown_stays_text(page: Page) -> None:
+    hostile = "<img src=x onerror=alert(1)> <script>alert(2)</script> [x](javascript:alert(3))"
+    await ask(page, f"[[echo]]{hostile}")
+    await page.wait_for_selector(f"{ANSWER}[data-status=completed]")
+    assert await page.locator(f"{ANSWER} .text img, {ANSWER} .text script").count() == 0
+    assert await page.locator(f"{ANSWER} .text a[href^=javascript]").count() == 0
+    await expect(page.locator(f"{ANSWER} .text")).to_contain_text("<script>")
