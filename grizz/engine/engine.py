@@ -12,13 +12,13 @@ import dataclasses
 import logging
 import secrets
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import orjson
 
 from grizz.core.job import Delivery, Job
-from grizz.engine.history import History, Turn
+from grizz.engine.history import History, Scope, Turn
 from grizz.engine.replies import Replies
 from grizz.engine.reply import Reply
 from grizz.engine.worker import STOPPED, Ending, Work, failed
@@ -85,11 +85,11 @@ class Engine:
 
     # What clients ask for
 
-    async def submit(self, request: Request, owner: str, *, scope: object, size: int) -> Reply:
+    async def submit(self, request: Request, owner: str, *, scope: Scope | None, size: int) -> Reply:
         """Accept a request: from here on it has an id, and will have exactly one terminal event.
 
         Args:
-            scope: who alone may continue it when it is not stored (a connection).
+            scope: the connection that alone may continue it when it is not stored, or None.
             size: bytes of the request as it came, for the byte bounds.
 
         Raises:
@@ -157,11 +157,6 @@ class Engine:
             self.replies.remove(found)
         self.history.forget(response_id)
 
-    def forget(self, response_ids: Iterable[str]) -> None:
-        """Drop the turns of a connection that is gone and alone could continue them."""
-        for response_id in response_ids:
-            self.history.forget(response_id)
-
     # What the transport says (see transport.base.Home)
 
     def deliver(self, job_id: str, events: Sequence[Event]) -> None:
@@ -219,7 +214,7 @@ class Engine:
 
     # Inside
 
-    async def _submit(self, request: Request, owner: str, scope: object, size: int) -> Reply:
+    async def _submit(self, request: Request, owner: str, scope: Scope | None, size: int) -> Reply:
         if self.draining:
             raise _restarting()
         limit = self._concurrent_per_owner
@@ -255,7 +250,7 @@ class Engine:
         self._metrics.submitted.labels(self._metrics.model(request.model)).inc()
         return reply
 
-    def _parent(self, request: Request, owner: str, scope: object) -> Turn | None:
+    def _parent(self, request: Request, owner: str, scope: Scope | None) -> Turn | None:
         previous = request.previous_response_id
         if previous is None:
             return None
@@ -267,7 +262,7 @@ class Engine:
         text = f"Previous response with id '{previous}'{state}."
         raise RequestError(400, Code.PREVIOUS_RESPONSE_NOT_FOUND, text, param="previous_response_id")
 
-    def _resolve(self, items: Sequence[Item], owner: str, scope: object) -> list[Item]:
+    def _resolve(self, items: Sequence[Item], owner: str, scope: Scope | None) -> list[Item]:
         resolved = []
         for index, item in enumerate(items):
             if item["type"] == "item_reference":

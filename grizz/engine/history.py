@@ -23,6 +23,25 @@ from grizz.protocol.items import Item
 CONTINUABLE = frozenset({"completed", "incomplete", "cancelled"})
 
 
+# Unstored turns one connection may continue; the oldest is forgotten first.
+MAX_SCOPED = 1000
+
+
+class Scope:
+    """A connection as the history sees it: what may be continued there, and nowhere else.
+
+    Attributes:
+        turns: ids of its turns, the oldest first.
+        closed: the connection is gone; nothing is kept for it any more.
+    """
+
+    __slots__ = ("closed", "turns")
+
+    def __init__(self) -> None:
+        self.turns: dict[str, None] = {}
+        self.closed = False
+
+
 @dataclass(slots=True, eq=False)
 class Turn:
     """One finished response and what it was asked.
@@ -30,7 +49,7 @@ class Turn:
     Attributes:
         parent: the turn before it, or None.
         last_seq: number of its terminal event, under which it is replayed once its log is gone.
-        scope: the connection that alone may find it, or None when everyone of its owner may.
+        scope: the connection that alone may find it, or None when all of its owner's may.
         size: bytes it holds.
         gone: it was dropped, and what it held with it.
     """
@@ -41,7 +60,7 @@ class Turn:
     input: Sequence[Item]
     response: dict[str, Any]
     last_seq: int
-    scope: object | None
+    scope: Scope | None
     size: int = 0
     used_at: float = 0.0
     gone: bool = False
@@ -96,6 +115,12 @@ class History:
 
     def add(self, turn: Turn, now: float) -> None:
         """Keep a turn, and let the least recently used go where the byte bound asks for it."""
+        if turn.scope is not None:
+            if turn.scope.closed:
+                return
+            turn.scope.turns[turn.id] = None
+            if len(turn.scope.turns) > MAX_SCOPED:
+                self.forget(next(iter(turn.scope.turns)))
         self._turns[turn.id] = turn
         self.bytes += turn.size
         for item in turn.response["output"]:
@@ -104,7 +129,7 @@ class History:
         while self.bytes > self._max_bytes and self._turns:
             self._drop(next(iter(self._turns.values())))
 
-    def find(self, response_id: str, owner: str, now: float, scope: object | None = None) -> Turn | None:
+    def find(self, response_id: str, owner: str, now: float, scope: Scope | None = None) -> Turn | None:
         """The turn, if this owner (on this connection) may see it; its lineage counts as used."""
         turn = self._turns.get(response_id)
         if turn is None or turn.owner != owner or (turn.scope is not None and turn.scope is not scope):
@@ -112,7 +137,7 @@ class History:
         self._use(turn, now)
         return turn
 
-    def item(self, item_id: str, owner: str, scope: object | None = None) -> Item | None:
+    def item(self, item_id: str, owner: str, scope: Scope | None = None) -> Item | None:
         """The output item of that id, for `item_reference`, if this owner (on this connection) may see it."""
         turn = self._item_homes.get((owner, item_id))
         if turn is None or (turn.scope is not None and turn.scope is not scope):
@@ -124,6 +149,12 @@ class History:
         turn = self._turns.get(response_id)
         if turn is not None:
             self._drop(turn)
+
+    def close(self, scope: Scope) -> None:
+        """The connection is gone: drop what only it could continue, now and later."""
+        scope.closed = True
+        for response_id in list(scope.turns):
+            self.forget(response_id)
 
     def sweep(self, now: float) -> None:
         """Drop what nobody used for `keep_s`."""
@@ -142,6 +173,8 @@ class History:
     def _drop(self, turn: Turn) -> None:
         del self._turns[turn.id]
         self.bytes -= turn.size
+        if turn.scope is not None:
+            turn.scope.turns.pop(turn.id, None)
         for item in turn.response["output"]:
             if self._item_homes.get((turn.owner, item["id"])) is turn:
                 del self._item_homes[turn.owner, item["id"]]

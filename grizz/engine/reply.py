@@ -12,7 +12,7 @@ from typing import Any
 
 import orjson
 
-from grizz.engine.history import Turn
+from grizz.engine.history import Scope, Turn
 from grizz.protocol.compose import Composer
 from grizz.protocol.events import Event, NewId
 from grizz.protocol.items import Item
@@ -30,7 +30,7 @@ class Reply:
         owner: whose it is.
         request: what was asked.
         parent: the turn it continues, or None.
-        scope: who alone may continue it when it is not stored (a connection).
+        scope: the connection that alone may continue it when it is not stored, or None.
         given: this turn's input, references resolved; emptied when the reply ends.
         bytes: what the log holds.
         ended_at: when its terminal event came, in seconds of the loop's clock; None before.
@@ -62,7 +62,7 @@ class Reply:
         request: Request,
         *,
         parent: Turn | None,
-        scope: object,
+        scope: Scope | None,
         given: Sequence[Item],
         size: int,
         now: float,

@@ -87,7 +87,6 @@ def response_object(response_id: str, created_at: int, request: Request, status:
         created_at: seconds since the epoch.
     """
     given = request.fields
-    reasoning = given.get("reasoning")
     return {
         "id": response_id,
         "object": "response",
@@ -105,8 +104,7 @@ def response_object(response_id: str, created_at: int, request: Request, status:
         "parallel_tool_calls": given.get("parallel_tool_calls", True),
         "previous_response_id": request.previous_response_id,
         "prompt_cache_key": given.get("prompt_cache_key"),
-        "reasoning": reasoning
-        and {"effort": None, "summary": None, **{k: reasoning[k] for k in ("effort", "summary") if k in reasoning}},
+        "reasoning": _echo_reasoning(given.get("reasoning")),
         "safety_identifier": given.get("safety_identifier"),
         "service_tier": "default",
         "store": request.store,
@@ -122,6 +120,12 @@ def response_object(response_id: str, created_at: int, request: Request, status:
         "usage": None,
         "metadata": given.get("metadata", {}),
     }
+
+
+def _echo_reasoning(reasoning: dict[str, Any] | None) -> dict[str, Any] | None:
+    if not reasoning:
+        return None
+    return {"effort": reasoning.get("effort"), "summary": reasoning.get("summary")}
 
 
 def _echo_tool(tool: dict[str, Any]) -> dict[str, Any]:

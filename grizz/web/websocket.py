@@ -20,7 +20,7 @@ from aiohttp import WSMsgType, web
 
 from grizz.config import Settings
 from grizz.engine.engine import Engine
-from grizz.engine.history import Turn
+from grizz.engine.history import Scope, Turn
 from grizz.engine.reply import Cursor
 from grizz.errors import Code, RequestError
 from grizz.protocol import requests
@@ -38,8 +38,6 @@ _MAX_NOTICES = 64
 # A send that took longer means the socket is full: from then on deltas are merged until it keeps up again.
 _SLOW_S = 0.05
 _HIDDEN_EVERY_S = 1.0
-# Unstored responses one connection may continue; the oldest is forgotten first.
-_MAX_PRIVATE = 1000
 _PRESENCES = ("visible", "hidden", "idle")
 
 
@@ -84,7 +82,7 @@ class Connection:
         self._slow = False
         self._lost = False
         self._last_round_at = 0.0
-        self._private: dict[str, None] = {}  # store:false responses, which only this connection may continue
+        self._scope = Scope()
 
     def __repr__(self) -> str:
         return f"<Connection of {self.owner}: {len(self._notices)} notices, {self._presence}>"
@@ -104,7 +102,7 @@ class Connection:
                 if lane.cursor is not None:
                     lane.cursor.close()
             await self._tasks.close(within_s=1.0)
-            self._engine.forget(self._private)
+            self._engine.history.close(self._scope)
 
     async def leave(self, code: int, within_s: float) -> None:
         """Send what is there to send, at most `within_s` seconds, then close."""
@@ -219,7 +217,7 @@ class Connection:
         try:
             request = requests.parse(frame, await self._default_model())
             self._limits.request(self.owner)
-            reply = await self._engine.submit(request, self.owner, scope=self, size=size)
+            reply = await self._engine.submit(request, self.owner, scope=self._scope, size=size)
         except RequestError as error:
             self._create_failed(lane, frame, error)
         except Exception:
@@ -227,26 +225,15 @@ class Connection:
             self._metrics.unhandled_errors.labels("handler").inc()
             self._create_failed(lane, frame, RequestError(500, Code.SERVER_ERROR, "The server failed."))
         else:
-            if not request.store:
-                self._keep_private(reply.id)
             lane.cursor = Cursor(reply, -1, self._wake.set)
 
     def _create_failed(self, lane: Lane, frame: Frame, error: RequestError) -> None:
         lane.creating = False
         previous = frame.get("previous_response_id")
-        if isinstance(previous, str) and previous in self._private:
-            # A failed continuation takes its parent with it (protocol §11.3).
-            del self._private[previous]
-            self._engine.forget([previous])
+        if isinstance(previous, str) and previous in self._scope.turns:
+            self._engine.history.forget(previous)  # a failed continuation takes its parent with it (protocol §11.3)
         self._refuse(error, lane.name)
         self._start_creates()
-
-    def _keep_private(self, response_id: str) -> None:
-        self._private[response_id] = None
-        if len(self._private) > _MAX_PRIVATE:
-            oldest = next(iter(self._private))
-            del self._private[oldest]
-            self._engine.forget([oldest])
 
     def _attach(self, lane: Lane, response_id: str, after: int) -> None:
         if lane.busy:
