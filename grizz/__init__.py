@@ -15,7 +15,7 @@ The rooms, each importing only from the ones below it (docs/architecture.md has 
     telemetry/    metrics and logs
     core/         pure decisions: states, leases, fairness, breaker; no I/O and no clock
     protocol/     pure: the Responses API on the wire
-    config.py     frozen settings, one declaration each
+    config/       frozen settings, one declaration each
     tasks.py      the only place that creates tasks: named, owned, watched
     errors.py     the exception tree and the closed list of codes a client can see
 """

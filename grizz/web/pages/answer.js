@@ -7,8 +7,8 @@
  * came while nobody measured, so no speed is shown.
  */
 
+import { Body, button, make } from "./body.js";
 import { isRunning } from "./grizz.js";
-import { Markdown } from "./markdown.js";
 
 export const newRecord = () => ({ role: "assistant", id: null, status: "queued", text: "", sentAt: Date.now() });
 
@@ -79,18 +79,18 @@ export class Answer {
 
   /** A replay from the first event begins; the text on screen stays until the replay caught up with `last`. */
   restart(last) {
-    const text = this.record.text;
+    const shown = this.#old ?? this.#body.element;
+    const keep = this.#old !== null || this.record.text !== "";
     Object.assign(this.record, { text: "", thoughts: "", refusal: "", calls: [], gap: true });
     this.#items.clear();
     this.#created = this.#severed = false;
-    const fresh = new Body(this.#hooks.copy);
-    if (!text) this.#body.element.replaceWith(fresh.element);
-    else this.#old = this.#body.element;
-    this.#body = fresh;
-    this.#showAt = text ? last : null;
+    this.#body = new Body(this.#hooks.copy);
+    if (keep) [this.#old, this.#showAt] = [shown, last];
+    else shown.replaceWith(this.#body.element);
   }
 
   #caughtUp() {
+    this.#body.flush();
     this.#old?.replaceWith(this.#body.element);
     this.#old = this.#showAt = null;
   }
@@ -290,68 +290,6 @@ export class Answer {
   }
 }
 
-/** The parts of an answer that hold the model's words. */
-class Body {
-  #thoughts = make("details", "thoughts");
-  #thoughtText;
-  #text = make("div", "text");
-  #refusal = make("div", "refusal");
-  #calls = make("div", "calls");
-  #markdown;
-  #thinking;
-
-  constructor(copy) {
-    this.element = make("div", "body");
-    this.#thoughtText = make("div", "thought");
-    this.#thoughts.hidden = true;
-    this.#thoughts.append(make("summary", "", "Reasoning"), this.#thoughtText);
-    this.#refusal.hidden = this.#calls.hidden = true;
-    this.element.append(this.#thoughts, this.#text, this.#refusal, this.#calls);
-    this.#markdown = new Markdown(this.#text, { onCopy: copy });
-    this.#thinking = new Markdown(this.#thoughtText, { onCopy: copy });
-  }
-
-  write(text) {
-    this.#markdown.append(text);
-  }
-
-  think(text) {
-    this.#thoughts.hidden = false;
-    this.#thinking.append(text);
-  }
-
-  end() {
-    this.#markdown.end();
-    this.#thinking.end();
-  }
-
-  /** Draw everything again from the record. */
-  show(record) {
-    this.#markdown.reset();
-    this.#thinking.reset();
-    this.#markdown.append(record.text);
-    this.#thoughts.hidden = !record.thoughts;
-    if (record.thoughts) this.#thinking.append(record.thoughts);
-    if (!isRunning(record.status)) this.end();
-    this.showRest(record);
-  }
-
-  /** Refusal and function calls: short, so simply drawn again. */
-  showRest({ refusal, calls = [] }) {
-    this.#refusal.hidden = !refusal;
-    this.#refusal.textContent = refusal ?? "";
-    this.#calls.hidden = !calls.length;
-    this.#calls.replaceChildren(...calls.map(callBox));
-  }
-
-  /** Keep the words of an attempt that died, folded. */
-  fold(text) {
-    const details = make("details", "thoughts");
-    details.append(make("summary", "", "Interrupted attempt"), make("div", "thought plain", text));
-    this.element.prepend(details);
-  }
-}
-
 /** What a Response's output says, without the messages that a later attempt replaced. */
 function readOutput(output = []) {
   const messages = output.filter((item) => item.type === "message");
@@ -389,40 +327,16 @@ function problemBox({ text, code }, id) {
   return box;
 }
 
-function callBox({ name, arguments: text }) {
-  const box = make("div", "call");
-  box.append(make("span", "", "Function call "), make("code", "", name ?? ""));
-  if (text && text !== "{}") box.append(make("pre", "", pretty(text)));
-  return box;
-}
-
-function pretty(json) {
-  try {
-    return JSON.stringify(JSON.parse(json), null, 2);
-  } catch {
-    return json;
-  }
-}
-
 function statsLine(stats) {
   if (!stats) return "";
   const parts = [];
-  if (stats.first !== null) parts.push(`${stats.first < 9.95 ? stats.first.toFixed(1) : Math.round(stats.first)} s to first token`);
+  if (stats.first !== null) parts.push(`${duration(stats.first)} to first token`);
   if (stats.rate !== null) parts.push(`${Math.round(stats.rate)} tokens/s`);
   if (stats.tokens) parts.push(`${stats.tokens} token${stats.tokens === 1 ? "" : "s"}`);
   return parts.join(" · ");
 }
 
-export function make(name, className = "", text = "") {
-  const node = document.createElement(name);
-  if (className) node.className = className;
-  if (text) node.textContent = text;
-  return node;
-}
-
-export function button(text, onClick) {
-  const node = make("button", "quiet", text);
-  node.type = "button";
-  node.addEventListener("click", onClick);
-  return node;
+function duration(seconds) {
+  if (seconds < 0.095) return `${Math.max(1, Math.round(seconds * 1000))} ms`;
+  return `${seconds < 9.95 ? seconds.toFixed(1) : Math.round(seconds)} s`;
 }

@@ -1,6 +1,6 @@
 /** The chat page: composer, connection pill, scrolling and the list of chats around one open chat. */
 
-import { button, make } from "./answer.js";
+import { button, make } from "./body.js";
 import { Chat } from "./chat.js";
 import { Grizz } from "./grizz.js";
 import * as store from "./store.js";
@@ -33,8 +33,8 @@ function open(id) {
   chats.set(chat.id, chat);
   store.setCurrent(chat.id);
   $("messages").replaceChildren(chat.element);
-  follow.now();
   refresh();
+  follow.now();
 }
 
 function refresh() {
@@ -170,7 +170,7 @@ function showConnection() {
   else pill.textContent = name;
   pill.title = name === "live" ? "Connected to the server" : (reason ?? "");
   $("refused").hidden = name !== "refused";
-  $("refused").textContent = name === "refused" ? `The server closed the connection: ${reason} Reload the page to try again.` : "";
+  $("refused").textContent = reason ? `The server closed the connection: ${reason} Reload the page to try again.` : "";
   if (seconds > 1) countdown = setTimeout(showConnection, 1000);
 }
 
@@ -219,7 +219,7 @@ const follow = {
 
   now() {
     this.on = true;
-    this.lastTop = scroller.scrollTop = scroller.scrollHeight;
+    this.grown();
     $("jump").hidden = true;
   },
 
@@ -230,12 +230,13 @@ const follow = {
     if (gap < NEAR_BOTTOM_PX) this.on = true;
     else if (top < this.lastTop) this.on = false;
     this.lastTop = top;
-    $("jump").hidden = this.on;
+    $("jump").hidden = this.on || chat.empty;
   },
 
   grown() {
-    if (this.on) this.lastTop = scroller.scrollTop = scroller.scrollHeight;
-    else this.scrolled();
+    if (!this.on) return this.scrolled();
+    scroller.scrollTop = chat.empty ? 0 : scroller.scrollHeight;
+    this.lastTop = scroller.scrollTop;
   },
 };
 

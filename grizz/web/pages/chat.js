@@ -1,6 +1,7 @@
 /** One conversation: its messages, the answer that is being written, and what is sent for the next one. */
 
-import { Answer, make, newRecord } from "./answer.js";
+import { Answer, newRecord } from "./answer.js";
+import { make } from "./body.js";
 import * as store from "./store.js";
 
 const SAVE_MS = 2000;

@@ -20,6 +20,8 @@
  * string exists, so there is nothing to sanitize.
  */
 
+import { element, inline } from "./inline.js";
+
 const MAX_DEPTH = 10;
 const MAX_COLUMNS = 20;
 
@@ -27,10 +29,10 @@ const QUOTE = /^ {0,3}> ?/;
 const ITEM = /^( *)([-+*]|\d{1,9}[.)])( +|$)/;
 const RULE = /^ {0,3}([-*_])(?: *\1){2,} *$/;
 const HEADING = /^ {0,3}(#{1,6})(?: +(.*))?$/;
-const FENCE = /^( *)(`{3,}|~{3,}) *([^`]*)$/;
+const FENCE = /^( *)(`{3,}|~{3,})([^`]*)$/;
 
 // An unfinished line that may still become something else is not drawn yet.
-const UNDECIDED = /^ *(?:[-+*>#|_]+|[-|: ]+|\d{1,9}[.)]?|`+|`{3}[^`]*|~{3}.*) *$/;
+const UNDECIDED = /^(?:[-+*>#|_]+|[-|: ]*|\d{1,9}[.)]?|`+|`{3}[^`]*|~{3}.*)$/;
 
 export class Markdown {
   #root;
@@ -52,6 +54,11 @@ export class Markdown {
   append(text) {
     this.#rest += text;
     this.#frame ||= requestAnimationFrame(() => this.#draw(false));
+  }
+
+  /** Draw what there is now, without waiting for the next frame. */
+  flush() {
+    this.#draw(false);
   }
 
   /** No more text: draw what is left at once, and for good. */
@@ -99,8 +106,9 @@ export class Markdown {
   }
 
   #undecided() {
-    if (this.#leaf?.kind === "code") return this.#rest.trim() !== "" && /^[`~ ]+$/.test(this.#rest);
-    return UNDECIDED.test(this.#rest);
+    const line = this.#rest.trim();
+    if (this.#leaf?.kind === "code") return /^(?:`+|~+)$/.test(line);
+    return UNDECIDED.test(line);
   }
 
   // Blocks --------------------------------------------------------------------------------------
@@ -192,7 +200,7 @@ export class Markdown {
       this.#leaf = { kind: "code", fence: fence[2], indent: fence[1].length, ...this.#codeBox(fence[3].trim()) };
     } else if (heading) {
       const node = element(`h${heading[1].length}`);
-      node.append(...inline((heading[2] ?? "").replace(/(?:^| +)#+ *$/, "").trim(), this.#trial !== null));
+      node.append(...inline(title(heading[2] ?? ""), this.#trial !== null));
       this.#add(node);
     } else {
       this.#add(element("hr"));
@@ -321,171 +329,16 @@ export class Markdown {
   }
 }
 
-function element(name, className) {
-  const node = document.createElement(name);
-  if (className) node.className = className;
-  return node;
+/** The text of a heading, without the marks that may close it. */
+function title(text) {
+  const whole = text.trim();
+  let end = whole.length;
+  while (whole[end - 1] === "#") end -= 1;
+  return end === 0 || whole[end - 1] === " " ? whole.slice(0, end).trimEnd() : whole;
 }
 
 /** The cells of a table row. */
 function split(line) {
   const inner = line.trim().replace(/^\|/, "").replace(/(?<!\\)\|$/, "");
   return inner.split(/(?<!\\)\|/).map((cell) => cell.trim().replaceAll("\\|", "|"));
-}
-
-// Inline ------------------------------------------------------------------------------------------
-
-const PLAIN = /[^\\`*_~[!<h]+/y;
-const ESCAPE = /\\([!-/:-@[-`{-~])/y;
-const TICKS = /`+/y;
-const MARKS = /\*+|_+|~+/y;
-const LINK = /!?\[((?:[^[\]\\]|\\.|\[[^[\]]*\]){0,1000})\]\(\s*<?([^\s<>()]*(?:\([^\s()]*\)[^\s()]*)*)>?(?:\s+"[^"]*")?\s*\)/y;
-const HALF_LINK = /!?\[([^[\]]{0,1000})\]\([^)]*$/y;
-const ANGLE = /<((?:https?:\/\/|mailto:)[^\s<>]+)>/iy;
-const BREAK = /<br\s*\/?>/iy;
-const ADDRESS = /https?:\/\/[^\s<>"`*]*[^\s<>"`*.,;:!?'()[\]{}_~]\/?/y;
-const SAFE = /^(?:https?:\/\/|mailto:)/i;
-const LOOK_BACK = 200; // pieces between a pair of marks; bounds the work on hostile text
-
-/**
- * The nodes of one piece of inline text. `open`: the text is not finished, so a mark without its
- * partner is taken as lasting to the end, and marks at the very end wait for what follows.
- */
-function inline(source, open = false, links = true) {
-  const text = open ? source.replace(/[*_~`\\[!]+$/, "") : source;
-  const pieces = []; // Node, or {mark, count, opens, closes, eager}
-  const noPartner = new Set(); // lengths of backtick runs that do not come again
-  let plain = "";
-  const flush = () => {
-    if (plain) pieces.push(new Text(plain));
-    plain = "";
-  };
-  const node = (made) => {
-    flush();
-    pieces.push(made);
-  };
-  const at = (pattern, index) => {
-    pattern.lastIndex = index;
-    return pattern.exec(text);
-  };
-  for (let i = 0, match; i < text.length; i += match[0].length) {
-    if ((match = at(PLAIN, i))) {
-      plain += match[0];
-    } else if ((match = at(ESCAPE, i))) {
-      plain += match[1];
-    } else if ((match = at(TICKS, i))) {
-      const end = closingTicks(text, i, match[0], noPartner, open);
-      if (end < 0) plain += match[0];
-      else {
-        node(codeSpan(text.slice(i + match[0].length, end)));
-        match = [text.slice(i, end + match[0].length)];
-      }
-    } else if ((match = at(MARKS, i))) {
-      flush();
-      pieces.push(mark(match[0], text[i - 1], text[i + match[0].length]));
-    } else if (links && (match = at(LINK, i))) {
-      node(link(match[2], inline(match[1], false, false), match[2]));
-    } else if (links && open && (match = at(HALF_LINK, i))) {
-      node(wrap("span", inline(match[1], false, false)));
-    } else if (links && ((match = at(ANGLE, i)) || (match = at(ADDRESS, i)))) {
-      const address = match[1] ?? match[0];
-      node(link(address, [new Text(address.replace(/^mailto:/i, ""))]));
-    } else if ((match = at(BREAK, i))) {
-      plain += "\n";
-    } else {
-      const breaks = text[i] === "\\" && text[i + 1] === "\n";
-      match = [text[i]];
-      if (!breaks) plain += text[i];
-    }
-  }
-  flush();
-  pair(pieces);
-  if (open) stretch(pieces);
-  return literal(pieces);
-}
-
-function closingTicks(text, start, ticks, noPartner, open) {
-  if (noPartner.has(ticks.length)) return -1;
-  let i = start + ticks.length;
-  while ((i = text.indexOf(ticks, i)) >= 0) {
-    let end = i + ticks.length;
-    while (text[end] === "`") end += 1;
-    if (end - i === ticks.length) return i;
-    i = end;
-  }
-  if (open) return text.length;
-  noPartner.add(ticks.length);
-  return -1;
-}
-
-function codeSpan(raw) {
-  const text = raw.replaceAll("\n", " ");
-  const padded = text.length > 2 && text.startsWith(" ") && text.endsWith(" ") && text.trim();
-  return wrap("code", [new Text(padded ? text.slice(1, -1) : text)]);
-}
-
-function mark(run, before, after) {
-  const blank = (char) => char === undefined || /\s/.test(char);
-  const word = (char) => char !== undefined && /[\p{L}\p{N}]/u.test(char);
-  const snake = run[0] === "_"; // snake_case is no emphasis
-  return {
-    mark: run[0],
-    count: run.length,
-    opens: !blank(after) && !(snake && word(before)) && (run[0] !== "~" || run.length === 2),
-    closes: !blank(before) && !(snake && word(after)) && (run[0] !== "~" || run.length === 2),
-    eager: !word(before),
-  };
-}
-
-/** Make elements of what stands between two marks that belong together. */
-function pair(pieces) {
-  for (let k = 0; k < pieces.length; k += 1) {
-    const closer = pieces[k];
-    while (closer.closes && closer.count) {
-      let j = k - 1;
-      const floor = Math.max(0, k - LOOK_BACK);
-      while (j >= floor && !(pieces[j].mark === closer.mark && pieces[j].opens && pieces[j].count)) j -= 1;
-      if (j < floor || j === k - 1) break;
-      const opener = pieces[j];
-      const count = Math.min(2, opener.count, closer.count);
-      opener.count -= count;
-      closer.count -= count;
-      pieces.splice(j + 1, k - j - 1, wrap(tag(closer.mark, count), literal(pieces.slice(j + 1, k))));
-      k = j + 2;
-    }
-  }
-}
-
-/** Let marks without a partner last to the end of an unfinished text. */
-function stretch(pieces) {
-  for (let j = pieces.length - 1; j >= 0; j -= 1) {
-    const opener = pieces[j];
-    if (!opener.mark || !opener.opens || !opener.eager || !opener.count || opener.count > 3) continue;
-    let inner = literal(pieces.splice(j + 1));
-    if (opener.count !== 2) inner = [wrap("em", inner)];
-    if (opener.count !== 1) inner = [wrap(tag(opener.mark, 2), inner)];
-    opener.count = 0;
-    pieces.push(...inner);
-  }
-}
-
-const tag = (char, count) => (char === "~" ? "del" : count === 2 ? "strong" : "em");
-
-/** Marks that found no partner are text. */
-const literal = (pieces) =>
-  pieces.flatMap((piece) => (piece instanceof Node ? piece : piece.count ? new Text(piece.mark.repeat(piece.count)) : []));
-
-function wrap(name, children) {
-  const node = element(name);
-  node.append(...children);
-  return node;
-}
-
-function link(address, children) {
-  if (!SAFE.test(address)) return wrap("span", children);
-  const node = wrap("a", children);
-  node.href = address;
-  node.rel = "noopener noreferrer";
-  node.target = "_blank";
-  return node;
 }

@@ -60,8 +60,8 @@ export function save(chat) {
     ...list().filter((entry) => entry.id !== chat.id),
   ];
   for (const entry of entries.splice(MAX_CHATS)) erase(local, CHAT + entry.id);
-  while (!write(local, CHAT + chat.id, kept) && entries.length > 1) erase(local, CHAT + entries.pop().id); // full
-  write(local, INDEX, entries);
+  const written = () => write(local, CHAT + chat.id, kept) && write(local, INDEX, entries);
+  while (!written() && entries.length > 1) erase(local, CHAT + entries.pop().id); // full: the oldest goes
 }
 
 export function clear() {

@@ -1,0 +1,74 @@
+# Everything a user or a developer of Grizz does. Works with GNU make 3.81 and newer, and from any path.
+
+# Any Python from 3.11 on; `make run PYTHON=/path/to/python` takes another one.
+PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11 python3.14; do \
+	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
+BIN := .venv/bin
+RUN := .venv/.run
+DEV := .venv/.dev
+
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: help venv run test lint fmt bench config lock clean
+
+help: ## show this list
+	@echo 'Grizz streams AI answers. To try it without any key: make run ARGS=--demo'
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
+
+venv: $(RUN) ## create .venv with what running needs
+
+run: $(RUN) ## start the server; flags in ARGS, as in make run ARGS="--demo --port 0"
+	@$(BIN)/python grizz.py $(ARGS)
+
+test: $(DEV) ## run the tests; TESTS="tests/unit -k config" runs some of them
+	@$(BIN)/python -m pytest -q $(TESTS)
+
+lint: $(DEV) ## check format, style, types and the direction of imports
+	@$(BIN)/python -m ruff format --check .
+	@$(BIN)/python -m ruff check .
+	@$(BIN)/python -m mypy
+	@$(BIN)/lint-imports
+
+fmt: $(DEV) ## format the code and mend what can be mended safely
+	@$(BIN)/python -m ruff check --fix --exit-zero --quiet .
+	@$(BIN)/python -m ruff format .
+
+bench: $(RUN) ## measure speed and memory on this machine
+	@$(BIN)/python benchmarks/run.py $(ARGS)
+
+config: $(RUN) ## write config.toml anew from the declared settings
+	@$(BIN)/python -c 'from grizz.config import default_toml; print(end=default_toml())' > config.toml
+
+# The same pins in both files; for every platform, so that no machine needs a file of its own.
+COMPILE := uv pip compile pyproject.toml --quiet --no-config --universal --python-version 3.11 \
+	--generate-hashes --no-header --no-annotate --no-emit-index-url --no-emit-find-links
+
+lock: ## pin the newest allowed versions in requirements*.lock (needs uv)
+	@command -v uv >/dev/null || { echo 'make lock needs uv: pip install uv' >&2; exit 1; }
+	@$(COMPILE) --upgrade --output-file requirements.lock
+	@$(COMPILE) --upgrade --extra dev --constraint requirements.lock --output-file requirements-dev.lock
+
+clean: ## remove .venv, caches and build output
+	@rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# A half-made .venv (Debian's python3 without python3-venv leaves one) is removed, not kept for the next try.
+$(BIN)/python:
+	@test -n '$(PYTHON)' && '$(PYTHON)' -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "Grizz needs Python 3.11 or newer; found: $$('$(or $(PYTHON),python3)' --version 2>&1 || echo none)." >&2; \
+		echo 'Name one with: make $(MAKECMDGOALS) PYTHON=/path/to/python3.11' >&2; exit 1; }
+	@if command -v uv >/dev/null; then uv venv --quiet --clear --python '$(PYTHON)' .venv; \
+		else '$(PYTHON)' -m venv --clear .venv; fi || { \
+		rm -rf .venv; \
+		echo 'Could not create .venv. On Debian and Ubuntu: apt-get install python3-venv' >&2; exit 1; }
+
+# Only ready-made packages where the server runs; a few tools for tests come as plain Python source.
+$(RUN): INSTALL_FLAGS := --only-binary :all:
+$(RUN): requirements.lock
+$(DEV): requirements-dev.lock
+$(RUN) $(DEV): | $(BIN)/python
+	@echo 'Installing $< into .venv'
+	@if command -v uv >/dev/null; then \
+		uv pip install --quiet --python $(BIN)/python --require-hashes $(INSTALL_FLAGS) -r $<; \
+		else $(BIN)/python -m pip install --quiet --require-hashes $(INSTALL_FLAGS) -r $<; fi
+	@touch $@
