@@ -1,13 +1,13 @@
 """The exception tree, and the closed list of codes that ever reach a client.
 
-    GrizzError
-    ├── ConfigError            a setting is unknown or bad; the process does not start
-    ├── RequestError           the client's fault or the house's refusal; carries status and code
-    ├── TransportError
-    │   ├── QueueFull          the queue is at its bound; nothing was taken
-    │   ├── LeaseLost          somebody else holds the job now: stop, say nothing more
-    │   └── TransportClosed    the transport is shutting down
-    └── UpstreamError          the model API failed; says whether trying again may help
+GrizzError
+├── ConfigError            a setting is unknown or bad; the process does not start
+├── RequestError           the client's fault or the house's refusal; carries status and code
+├── TransportError
+│   ├── QueueFull          the queue is at its bound; nothing was taken
+│   ├── LeaseLost          somebody else holds the job now: stop, say nothing more
+│   └── TransportClosed    the transport is shutting down
+└── UpstreamError          the model API failed; says whether trying again may help
 """
 
 from __future__ import annotations

@@ -22,6 +22,7 @@ class _Entry:
     attempt: int = 0
     token: str = ""
     until: float = 0.0
+    queued_at: float = 0.0
 
 
 class Ledger:
@@ -70,7 +71,7 @@ class Ledger:
             raise QueueFull(f"{self.queued} jobs are waiting, which is the bound")
         if self.queued and self._queued_bytes + job.size > self._max_bytes:
             raise QueueFull(f"the waiting jobs hold {self._queued_bytes} bytes; the bound is {self._max_bytes}")
-        entry = _Entry(job)
+        entry = _Entry(job, queued_at=job.accepted_at)
         self._entries[job.id] = entry
         self._enqueue(entry)
 
@@ -119,21 +120,21 @@ class Ledger:
         """
         self._settle(delivery, "bury")
 
-    def nack(self, delivery: Delivery, job: Job) -> None:
+    def nack(self, delivery: Delivery, job: Job, now: float) -> None:
         """Queue the next attempt, first in its owner's line; `job` says where it continues.
 
         Raises:
             LeaseLost: the delivery is not current.
         """
-        self._requeue(delivery, job, "nack")
+        self._requeue(delivery, job, now, "nack")
 
-    def release(self, delivery: Delivery) -> None:
+    def release(self, delivery: Delivery, now: float) -> None:
         """Give it back as if never delivered: a drain is no attempt.
 
         Raises:
             LeaseLost: the delivery is not current.
         """
-        entry = self._requeue(delivery, delivery.job, "release")
+        entry = self._requeue(delivery, delivery.job, now, "release")
         entry.attempt -= 1
 
     def withdraw(self, job_id: str) -> Job | None:
@@ -156,9 +157,9 @@ class Ledger:
         """Deliveries whose lease ran out before `now`; none is moved."""
         return [Delivery(e.job, e.attempt, e.token) for e in self._leased.values() if e.until < now]
 
-    def overdue(self, accepted_before: float) -> list[Job]:
-        """Queued jobs at the head of their owner's line that were accepted before that time; none is moved."""
-        return [e.job for e in self._queue.heads() if e.job.accepted_at < accepted_before]
+    def overdue(self, queued_before: float) -> list[Job]:
+        """Jobs at the head of their owner's line that wait since before that time; none is moved."""
+        return [e.job for e in self._queue.heads() if e.queued_at < queued_before]
 
     def oldest_accepted_at(self) -> float | None:
         """When the longest waiting job was accepted; None when nothing waits."""
@@ -176,11 +177,12 @@ class Ledger:
         del self._leased[delivery.job.id]
         del self._entries[delivery.job.id]
 
-    def _requeue(self, delivery: Delivery, job: Job, event: str) -> _Entry:
+    def _requeue(self, delivery: Delivery, job: Job, now: float, event: str) -> _Entry:
         entry = self._held(delivery)
         entry.state = move(entry.state, event)
         entry.job = job
         entry.token = ""
+        entry.queued_at = now
         del self._leased[job.id]
         self._enqueue(entry, front=True)
         return entry

@@ -230,7 +230,7 @@ class Run:
             if self._lost:
                 raise LeaseLost("stopped") from None
             if self._cause is None:
-                await self._pool.transport.release(self.delivery)
+                await self._give_back()
                 raise
             asyncio.current_task().uncancel()  # type: ignore[union-attr]  # it runs in a task: it was cancelled
             return STOPPED[self._cause]
@@ -240,6 +240,13 @@ class Run:
             log.exception("a worker failed", extra={"response": self.delivery.job.id})
             self._pool.metrics.unhandled_errors.labels("worker").inc()
             return "error", failed(Code.SERVER_ERROR, "the server failed while it was answering")
+
+    async def _give_back(self) -> None:
+        """Cancelled from outside: as if never delivered, unless somebody may have seen some of it."""
+        if self._composer.next_seq == self.delivery.job.next_seq:
+            await self._pool.transport.release(self.delivery)
+        else:
+            await self._pool.transport.nack(self.delivery)
 
     async def _stream(self) -> dict[str, Any]:
         """Try, and try again while nothing was produced and it may help.

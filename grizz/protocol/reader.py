@@ -181,10 +181,15 @@ class _Think:
     def __init__(self) -> None:
         self.over = False
         self._inside = False
+        self._after = False
         self._held = ""
 
     def feed(self, content: str) -> list[tuple[str, str]]:
         self._held += content
+        if self._after:  # the blank lines between a thought and its answer belong to neither
+            self._held = self._held.lstrip("\n")
+            self.over = bool(self._held)
+            return self.close()
         if not self._inside:
             start = self._held.lstrip()
             if _OPEN.startswith(start):
@@ -201,10 +206,8 @@ class _Think:
             self._held = thought[len(thought) - keep :] if keep else ""
             thought = thought[: len(thought) - keep] if keep else thought
             return [("reasoning", thought)] if thought else []
-        self.over = True
-        self._held = ""
-        rest = rest.lstrip("\n")
-        return [(kind, text) for kind, text in (("reasoning", thought), ("text", rest)) if text]
+        self._inside, self._after, self._held = False, True, ""
+        return [("reasoning", thought)] * bool(thought) + self.feed(rest)
 
     def close(self) -> list[tuple[str, str]]:
         held, self._held = self._held, ""

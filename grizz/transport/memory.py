@@ -103,7 +103,7 @@ class MemoryTransport:
 
     async def release(self, delivery: Delivery) -> None:
         """See `Transport.release`."""
-        self._ledger.release(delivery)
+        self._ledger.release(delivery, self._now())
         self._ready.set()
 
     async def cancel(self, job_id: str, cause: Cause) -> Found:
@@ -134,7 +134,7 @@ class MemoryTransport:
             self._ledger.bury(delivery)
             self._home.buried(delivery)
         else:
-            self._ledger.nack(delivery, self._home.interrupted(delivery))
+            self._ledger.nack(delivery, self._home.interrupted(delivery), self._now())
             self._ready.set()
 
     async def _supervise(self) -> None:

@@ -51,7 +51,9 @@ class Histories(RuleBasedStateMachine):
     def settle(self, data: st.DataObject, how: str) -> None:
         delivery = self.held.pop(data.draw(st.sampled_from(sorted(self.held))))
         if how == "nack":
-            self.ledger.nack(delivery, delivery.job)
+            self.ledger.nack(delivery, delivery.job, self.now)
+        elif how == "release":
+            self.ledger.release(delivery, self.now)
         else:
             getattr(self.ledger, how)(delivery)
         if how in ("ack", "bury"):
@@ -66,8 +68,8 @@ class Histories(RuleBasedStateMachine):
             lambda: self.ledger.ack(delivery),
             lambda: self.ledger.check(delivery),
             lambda: self.ledger.renew(delivery, self.now),
-            lambda: self.ledger.nack(delivery, delivery.job),
-            lambda: self.ledger.release(delivery),
+            lambda: self.ledger.nack(delivery, delivery.job, self.now),
+            lambda: self.ledger.release(delivery, self.now),
         ):
             with pytest.raises(LeaseLost):
                 attempt()
@@ -110,11 +112,11 @@ def test_a_released_job_counts_no_attempt_and_a_lost_one_does() -> None:
     ledger.put(Job("1", "me", None, 1, 0.0))
     first = ledger.lease(0.0)
     assert first is not None
-    ledger.release(first)
+    ledger.release(first, 0.0)
     second = ledger.lease(0.0)
     assert second is not None
     assert (first.attempt, second.attempt) == (1, 1)
-    ledger.nack(second, second.job)
+    ledger.nack(second, second.job, 0.0)
     third = ledger.lease(0.0)
     assert third is not None
     assert third.attempt == 2

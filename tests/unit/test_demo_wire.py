@@ -60,7 +60,7 @@ def words(sse: bytes) -> str:
 
 async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(5):
-        while not condition():  # noqa: ASYNC110 - the server has no event for every counter
+        while not condition():
             await asyncio.sleep(0.005)
 
 
