@@ -226,6 +226,7 @@ class App:
             tasks=self._tasks,
             free_slots=lambda: self.pool.free,
             concurrent_per_owner=settings.limits.concurrent_responses_per_user,
+            readers_per_response=settings.limits.readers_per_response,
         )
 
     def _watch(self) -> None:

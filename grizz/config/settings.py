@@ -69,7 +69,7 @@ class LimitSettings:
     lanes_per_connection: int = setting(32, "lanes of one WebSocket", low=1)
     responses_per_connection: int = setting(16, "unfinished responses of one WebSocket", low=1)
     queued_creates_per_connection: int = setting(64, "requests waiting for their turn on one WebSocket", low=1)
-    attachments_per_connection: int = setting(64, "responses one WebSocket follows at the same time", low=1)
+    readers_per_response: int = setting(1000, "tabs and streams that follow one response", low=1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,8 +83,7 @@ class UpstreamSettings:
     model: str = setting("", "model of requests that name none, also OPENAI_MODEL")
     max_retries: int = setting(2, "tries after the first one; only before the first word of an answer", high=10)
     connect_timeout_s: float = setting(5.0, "longest time to connect", low=0.1)
-    first_byte_timeout_s: float = setting(60.0, "longest time to the first byte of an answer", low=0.1)
-    idle_timeout_s: float = setting(60.0, "longest silence within an answer", low=0.1)
+    idle_timeout_s: float = setting(60.0, "longest silence before and within an answer", low=0.1)
     max_tokens_field: str = setting(
         "max_tokens", "what the API calls the limit of tokens", choices=("max_tokens", "max_completion_tokens")
     )
@@ -95,7 +94,7 @@ class UpstreamSettings:
 class ReplySettings:
     """The logs of responses, from which every client reads and resumes."""
 
-    flush_ms: int = setting(50, "longest time a piece of text waits for more, to go out with it; 0 sends each alone")
+    flush_ms: int = setting(50, "longest time a piece of text waits for more, to go out with it; 0 sends at once")
     grace_s: float = setting(60.0, "how long an answer that nobody follows goes on before it is cancelled")
     keep_s: float = setting(600.0, "how long a finished reply can be replayed")
     max_bytes: int = setting(256 * MIB, "memory for replies; the oldest finished ones give way", low=KIB)

@@ -52,6 +52,7 @@ class Engine:
         node: this process's short id, part of every response id it makes.
         free_slots: how many local workers are free, to know whether a job will wait.
         concurrent_per_owner: responses an owner may have running or queued; 0 = no limit.
+        readers_per_response: cursors that may follow one response.
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class Engine:
         tasks: TaskOwner,
         free_slots: Callable[[], int],
         concurrent_per_owner: int,
+        readers_per_response: int,
     ) -> None:
         self.replies = replies
         self.history = history
@@ -75,6 +77,7 @@ class Engine:
         self._tasks = tasks
         self._free_slots = free_slots
         self._concurrent_per_owner = concurrent_per_owner
+        self._readers_per_response = readers_per_response
 
     def __repr__(self) -> str:
         return f"<Engine {self._node}: {self.replies!r}, {self.history!r}>"
@@ -126,6 +129,16 @@ class Engine:
         if reply is None and turn is not None:
             return turn
         raise not_found(response_id)
+
+    def check_readers(self, reply: Reply) -> None:
+        """May one more reader follow it?
+
+        Raises:
+            RequestError: 429, it has as many as are allowed.
+        """
+        if reply.readers >= self._readers_per_response:
+            text = f"This response has {reply.readers} readers, which is the limit."
+            raise RequestError(429, Code.RATE_LIMIT, text, retry_after_s=1.0)
 
     def snapshot(self, found: Reply | Turn) -> dict[str, Any]:
         """The Response as it stands."""

@@ -141,6 +141,11 @@ class Reply:
         start = max(0, seq + 1 - self._first)
         return self._events[start : start + limit]
 
+    @property
+    def readers(self) -> int:
+        """How many cursors follow it."""
+        return len(self._wakers)
+
     def watch(self, wake: Callable[[], None]) -> None:
         """Call `wake` whenever events come in."""
         self._wakers.append(wake)

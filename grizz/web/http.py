@@ -85,6 +85,8 @@ class Api:
         found = self._engine.stored(request.match_info["id"], self._door.owner(request))
         if request.query.get("stream", "false").lower() not in ("true", "1"):
             return json_response(self._engine.snapshot(found))
+        if isinstance(found, Reply):
+            self._engine.check_readers(found)
         return await self._stream(request, found, requests.starting_after(request.query.get("starting_after")))
 
     async def cancel(self, request: web.Request) -> web.StreamResponse:

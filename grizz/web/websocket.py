@@ -244,6 +244,7 @@ class Connection:
         if reply is None:
             self._attach_to_turn(lane, response_id, after)
             return
+        self._engine.check_readers(reply)
         self._metrics.resumes.labels("ok").inc()
         self._metrics.replayed.observe(max(0, reply.last_seq - after))
         self._attached(lane, response_id, after, reply.last_seq, reply.status)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -103,12 +104,13 @@ async def test_a_client_that_reads_nothing_does_not_hold_the_exit(start_process)
 
 def test_a_second_signal_exits_at_once(start_process) -> None:
     process = start_process("--drain-timeout", "60")
-    created = subprocess.Popen(
-        ["curl", "-sN", f"{process.url}/v1/responses", "-d", '{"input":"[[stall:1]]","stream":true}'],
-        stdout=subprocess.PIPE,
+    host, port = process.url.removeprefix("http://").split(":")
+    client = socket.create_connection((host, int(port)))
+    body = b'{"input":"[[stall:1]]","stream":true}'
+    client.sendall(
+        b"POST /v1/responses HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)
     )
-    assert created.stdout is not None
-    created.stdout.read(200)
+    assert client.recv(200)
     process.popen.send_signal(signal.SIGINT)
     assert process.popen.stderr is not None
     for line in process.popen.stderr:
@@ -117,8 +119,7 @@ def test_a_second_signal_exits_at_once(start_process) -> None:
     began = time.monotonic()
     assert process.end(signal.SIGINT) == 1
     assert time.monotonic() - began < 3
-    created.kill()
-    created.communicate()
+    client.close()
 
 
 def test_a_taken_port_is_said_in_one_line_and_exits_1(start_process) -> None:

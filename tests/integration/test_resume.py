@@ -221,3 +221,13 @@ async def test_a_foreign_id_is_unknown_on_the_websocket_too(grizz: Grizz, http: 
     assert (await other.next())["error"]["code"] == "response_not_found"
     events = await other.ask("more", previous_response_id=mine["id"])
     assert events[-1]["error"]["code"] == "previous_response_not_found"
+
+
+async def test_readers_of_one_response_are_bounded(start_grizz, http: aiohttp.ClientSession) -> None:
+    grizz = await start_grizz(limits__readers_per_response=1)
+    player = await Player.connect(http, grizz.ws_url)
+    await player.create("[[words:9]] [[stall:2]]")
+    started = await player.until("response.output_text.delta")
+    await player.send({"type": "grizz:attach", "response_id": started[0]["response"]["id"], "stream_id": "b"})
+    error = (await player.until("error", lane="b"))[-1]
+    assert (error["status"], error["error"]["code"]) == (429, "rate_limit_exceeded")
