@@ -1,0 +1,60 @@
+"""What the documents say is true."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+
+import pytest
+
+from grizz.errors import Code
+from tests.conftest import ROOT
+
+DOCUMENTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+EXAMPLES = [
+    (path.name, code)
+    for path in DOCUMENTS
+    for code in re.findall(r"<!-- runnable -->\n```python\n(.*?)```", path.read_text(), re.S)
+]
+
+
+@pytest.mark.parametrize(
+    "code", [code for _, code in EXAMPLES], ids=[f"{name}-{n}" for n, (name, _) in enumerate(EXAMPLES)]
+)
+def test_the_example_runs_as_it_stands(start_process, code: str) -> None:
+    process = start_process("--demo")
+    code = code.replace("127.0.0.1:8000", process.url.removeprefix("http://"))
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert ran.returncode == 0, ran.stderr
+    assert len(ran.stdout) > 20
+
+
+def test_there_are_examples_to_run() -> None:
+    assert len(EXAMPLES) >= 3
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_every_relative_link_leads_somewhere(path) -> None:
+    for target in re.findall(r"\]\((?!http)([^)#]+)", path.read_text()):
+        assert (path.parent / target).exists(), target
+
+
+def test_every_test_that_the_report_names_exists() -> None:
+    named = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", (ROOT / "docs" / "report.md").read_text())
+    assert len(named) > 15
+    for file, test in named:
+        assert f"def {test}(" in (ROOT / file).read_text(), f"{file}::{test}"
+
+
+def test_every_error_code_is_documented() -> None:
+    text = (ROOT / "docs" / "protocol.md").read_text()
+    later = {Code.INVALID_REQUEST, Code.CONNECTION_LIMIT, Code.MUTUALLY_EXCLUSIVE, Code.STEERING_NOT_SUPPORTED}
+    missing = [code for code in Code if f"`{code}`" not in text and code not in later]
+    assert missing == []
+
+
+def test_every_make_target_that_the_readme_names_exists() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    for target in re.findall(r"\bmake ([a-z]+)", (ROOT / "README.md").read_text()):
+        assert re.search(rf"^{target}:", makefile, re.M), target
