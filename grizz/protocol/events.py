@@ -109,7 +109,7 @@ def response_object(response_id: str, created_at: int, request: Request, status:
         "service_tier": "default",
         "store": request.store,
         "temperature": given.get("temperature", 1.0),
-        "text": {**given.get("text", {}), "format": given.get("text", {}).get("format") or {"type": "text"}},
+        "text": _echo_text(given.get("text", {})),
         "tool_choice": given.get("tool_choice", "auto"),
         "tools": [_echo_tool(tool) for tool in given.get("tools", ())],
         "top_logprobs": given.get("top_logprobs", 0),
@@ -126,6 +126,13 @@ def _echo_reasoning(reasoning: dict[str, Any] | None) -> dict[str, Any] | None:
     if not reasoning:
         return None
     return {"effort": reasoning.get("effort"), "summary": reasoning.get("summary")}
+
+
+def _echo_text(text: dict[str, Any]) -> dict[str, Any]:
+    form = text.get("format") or {"type": "text"}
+    if form["type"] == "json_schema":
+        form = {"description": None, "strict": False, **form}
+    return {**text, "format": form}
 
 
 def _echo_tool(tool: dict[str, Any]) -> dict[str, Any]:

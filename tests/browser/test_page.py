@@ -87,12 +87,12 @@ async def test_a_dropped_connection_is_shown_and_the_answer_resumes_in_the_middl
     await ask(page, "[[words:200]] [[rate:50]]")
     await expect(page.locator(f"{ANSWER} .text")).to_contain_text("w5 ")
     await page.evaluate(
-        "new MutationObserver((_, watching) => { window.wasDown = true; watching.disconnect() })"
+        "new MutationObserver((_, watching) => { document.documentElement.dataset.wasDown = 1; watching.disconnect() })"
         ".observe(document.querySelector('#connection'), {attributes: true})"
     )
     for connection in list(grizz.app.server._connections):
         connection._guard.abort()
-    await page.wait_for_function("window.wasDown")
+    await page.wait_for_selector("html[data-was-down]")
     await page.wait_for_selector(f"{ANSWER}[data-status=completed]")
     assert (await page.text_content(f"{ANSWER} .text") or "").strip() == numbers(200).strip()
     assert grizz.demo.requests == 1
