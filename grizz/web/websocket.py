@@ -301,6 +301,11 @@ class Connection:
                 self._slow = False
         except ConnectionError as error:
             log.debug("connection lost while sending", extra={"err": repr(error)})
+            self._guard.abort()
+        except Exception:
+            log.exception("a writer failed", extra={"owner": self.owner})
+            self._metrics.unhandled_errors.labels("handler").inc()
+            self._guard.abort()  # without a writer the client would wait for ever; so it comes back and resumes
         finally:
             self._lost = True
             self._room.set()
