@@ -147,9 +147,9 @@ def progress(done: int, of: int, what: str) -> None:
 
 
 async def measure(options: argparse.Namespace, demo: tuple[int, str], grizz: tuple[int, str]) -> dict[str, Any]:
-    loads = {"paced": (50, 150, 50.0), "saturated": (100, 1500, 0.0)}
+    loads = {"paced": (50, 150, 50.0), "burst": (100, 1500, 0.0)}
     if options.quick:
-        loads = {"paced": (50, 50, 50.0), "saturated": (50, 300, 0.0)}
+        loads = {"paced": (50, 50, 50.0), "burst": (50, 300, 0.0)}
     subjects: list[tuple[str, Ask, int, str]] = [
         ("direct", direct, demo[0], demo[1]),
         ("Grizz, WebSocket", over_websocket, *grizz),
