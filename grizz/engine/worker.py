@@ -221,10 +221,9 @@ class Run:
             ending = await self._stream()
             return ("ok" if ending["status"] == "completed" else "length"), ending
         except UpstreamError as error:
-            log.warning(
-                "upstream failed",
-                extra={"response": self.delivery.job.id, "result": error.result, "err": error.message},
-            )
+            # Not the message: a model API may quote the prompt in it, and prompts are never logged.
+            extra = {"response": self.delivery.job.id, "result": error.result, "code": str(error.code)}
+            log.warning("upstream failed", extra=extra)
             return ("timeout" if error.result == "timeout" else "error"), failed(error.code, error.message)
         except asyncio.CancelledError:
             if self._lost:

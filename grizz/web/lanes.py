@@ -68,6 +68,10 @@ class Lanes:
             lane = self._lanes[name] = Lane(name)
         return lane
 
+    def find(self, name: str | None) -> Lane | None:
+        """The lane of that name if it was opened; a question opens none."""
+        return self._lanes.get(name)
+
     def enqueue(self, lane: Lane, frame: Frame, size: int) -> None:
         """Let a create wait for its turn in its lane.
 

@@ -148,8 +148,8 @@ class Connection:
     def _on_cancel(self, frame: Frame, lane_name: str | None, size: int) -> None:
         response_id = requests.response_id(frame)
         if response_id is None:
-            lane = self._lanes.get(lane_name)
-            if lane.cursor is None:
+            lane = self._lanes.find(lane_name)
+            if lane is None or lane.cursor is None:
                 text = "Nothing runs on this lane; name the response with 'response_id'."
                 raise RequestError(404, Code.RESPONSE_NOT_FOUND, text, param="response_id")
             response_id = lane.cursor.reply.id
@@ -166,11 +166,14 @@ class Connection:
         if response_id is None:
             text = "'grizz:attach' needs a 'response_id'."
             raise RequestError(400, Code.MISSING_PARAMETER, text, param="response_id")
-        self._attach(self._lanes.get(lane_name), response_id, requests.starting_after(frame.get("starting_after")))
+        after = requests.starting_after(frame.get("starting_after"))
+        if self._engine.reply(response_id, self.owner) is None:
+            self._engine.stored(response_id, self.owner)  # an unknown id must not open a lane
+        self._attach(self._lanes.get(lane_name), response_id, after)
 
     def _on_detach(self, frame: Frame, lane_name: str | None, size: int) -> None:
         response_id = requests.response_id(frame)
-        lane: Lane | None = self._lanes.get(lane_name) if response_id is None else self._lanes.delivering(response_id)
+        lane = self._lanes.find(lane_name) if response_id is None else self._lanes.delivering(response_id)
         if lane is not None and lane.cursor is not None:
             self._done(lane)
 

@@ -167,3 +167,12 @@ async def test_a_refusal_is_a_completed_response(player: Player) -> None:
     done = (await player.ask("[[refusal:I would rather not.]]"))[-1]
     assert done["type"] == "response.completed"
     assert done["response"]["output"][0]["content"] == [{"type": "refusal", "refusal": "I would rather not."}]
+
+
+async def test_what_the_upstream_says_of_a_prompt_does_not_reach_the_log(
+    player: Player, caplog: pytest.LogCaptureFixture
+) -> None:
+    failed = await player.ask("[[words:my-secret-text]]")
+    assert "my-secret-text" in failed[-1]["response"]["error"]["message"]
+    assert "upstream failed" in caplog.text
+    assert not any("my-secret-text" in str(vars(record)) for record in caplog.records)

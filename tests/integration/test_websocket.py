@@ -140,6 +140,16 @@ async def test_queued_creates_beyond_the_bound_are_refused(start_grizz, http: ai
     assert answers[1:] == ["1", "2"]
 
 
+async def test_questions_about_lanes_that_do_not_exist_open_none(player: Player) -> None:
+    for n in range(40):
+        await player.send({"type": "response.cancel", "stream_id": f"c{n}"})
+        await player.send({"type": "grizz:detach", "stream_id": f"d{n}"})
+        await player.send({"type": "grizz:attach", "response_id": "resp_nope", "stream_id": f"a{n}"})
+    for _ in range(80):
+        assert (await player.next())["error"]["code"] == "response_not_found"
+    assert text_of(await player.ask("[[echo:room]]", stream_id="new")) == "room"
+
+
 async def test_response_processed_is_taken_in_silence(player: Player) -> None:
     await player.send({"type": "response.processed", "response_id": "resp_x"})
     events = await player.ask("[[echo:next]]")
