@@ -21,9 +21,12 @@ from grizz.engine.history import History
 from grizz.engine.models import Models
 from grizz.engine.replies import Replies
 from grizz.engine.worker import Pool, Rules
+from grizz.errors import ConfigError
+from grizz.scaled import Scaled
 from grizz.tasks import TaskOwner
 from grizz.telemetry import logs
 from grizz.telemetry.metrics import Metrics
+from grizz.transport.base import Transport
 from grizz.transport.memory import MemoryTransport
 from grizz.upstream.demo import DemoServer
 from grizz.upstream.openai import OpenAIUpstream
@@ -55,6 +58,10 @@ async def _run(settings: Settings) -> int:
     app = App(settings)
     try:
         port = await app.start()
+    except ConfigError as error:
+        log.error("cannot start", extra={"err": str(error)})
+        await app.stop()
+        return 2
     except OSError as error:
         where = {"host": settings.server.host, "port": settings.server.port}
         log.error("cannot listen", extra={**where, "err": str(error)})
@@ -113,21 +120,22 @@ class App:
         self.models = Models(self.upstream, self._default_model())
         model = await self.models.default()
         self.metrics = Metrics(
-            version=__version__, mode="memory", models=[model] if model else [], upstream=self.upstream.name
+            version=__version__,
+            mode="redis" if settings.redis.url else "memory",
+            models=[model] if model else [],
+            upstream=self.upstream.name,
         )
-        self.transport = MemoryTransport(
-            max_jobs=settings.queue.max_jobs,
-            max_bytes=settings.queue.max_bytes,
-            lease_s=settings.workers.lease_s,
-            max_attempts=settings.workers.max_attempts,
-            max_wait_s=settings.queue.max_wait_s,
-            tasks=self._tasks,
-        )
+        self.scaled = Scaled(settings, self.metrics, self._tasks) if settings.redis.url else None
+        self.transport: Transport = self.scaled.transport if self.scaled else self._build_memory()
         self.pool = self._build_pool()
         self.engine = self._build_engine()
         self.transport.connect(self.engine, self.pool)
+        if self.scaled is not None:
+            self.scaled.join(self.engine)
         self._watch()
         await self.transport.start()
+        if self.scaled is not None:
+            self.scaled.start()
         self.engine.start()
         self.pool.start()
         self._tasks.spawn(self._measure_lag(), name="measure loop lag")
@@ -192,6 +200,17 @@ class App:
             return DEMO_MODEL
         return settings.upstream.model or ("" if settings.upstream.base_url else OPENAI_MODEL)
 
+    def _build_memory(self) -> MemoryTransport:
+        settings = self._settings
+        return MemoryTransport(
+            max_jobs=settings.queue.max_jobs,
+            max_bytes=settings.queue.max_bytes,
+            lease_s=settings.workers.lease_s,
+            max_attempts=settings.workers.max_attempts,
+            max_wait_s=settings.queue.max_wait_s,
+            tasks=self._tasks,
+        )
+
     def _build_pool(self) -> Pool:
         settings = self._settings
         rules = Rules(
@@ -215,8 +234,10 @@ class App:
 
     def _build_engine(self) -> Engine:
         settings = self._settings
+        node = secrets.token_hex(4)
+        scaled = self.scaled
         return Engine(
-            node=secrets.token_hex(4),
+            node=(lambda: scaled.bus.node) if scaled else lambda: node,
             transport=self.transport,
             replies=Replies(
                 keep_s=settings.replies.keep_s, grace_s=settings.replies.grace_s, max_bytes=settings.replies.max_bytes
@@ -227,6 +248,8 @@ class App:
             free_slots=lambda: self.pool.free,
             concurrent_per_owner=settings.limits.concurrent_responses_per_user,
             readers_per_response=settings.limits.readers_per_response,
+            lease_s=settings.workers.lease_s,
+            archive=scaled.archive if scaled else None,
         )
 
     def _watch(self) -> None:

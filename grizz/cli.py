@@ -41,7 +41,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         loaded = _load(options)
         if options["check_config"]:
             print(report(loaded))
-        _refuse_redis(loaded)
     except ConfigError as error:
         print(_complaint(error), file=sys.stderr)
         return 2
@@ -116,14 +115,6 @@ def _load(options: dict[str, object]) -> Loaded:
     if not isinstance(file, Path):
         file = DEFAULT_FILE if DEFAULT_FILE.exists() else None
     return load(flags, os.environ, file)
-
-
-def _refuse_redis(loaded: Loaded) -> None:
-    if loaded.settings.redis.url:
-        raise ConfigError(
-            f"{loaded.sources['redis.url']}: redis.url = {_rendered(loaded.settings, 'redis.url')}: "
-            "this version has no scaled mode yet; leave redis.url out to run one process on memory"
-        )
 
 
 def _complaint(error: ConfigError) -> str:

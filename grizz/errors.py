@@ -6,7 +6,8 @@ GrizzError
 ├── TransportError
 │   ├── QueueFull          the queue is at its bound; nothing was taken
 │   ├── LeaseLost          somebody else holds the job now: stop, say nothing more
-│   └── TransportClosed    the transport is shutting down
+│   ├── TransportClosed    the transport is shutting down
+│   └── RedisDown          the Redis cannot be asked now; what can be done without it goes on
 └── UpstreamError          the model API failed; says whether trying again may help
 """
 
@@ -121,6 +122,10 @@ class LeaseLost(TransportError):
 
 class TransportClosed(TransportError):
     """The transport is shutting down."""
+
+
+class RedisDown(TransportError):
+    """The Redis cannot be asked now, or did not answer in time."""
 
 
 class UpstreamError(GrizzError):

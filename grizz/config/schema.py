@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
+from grizz.config.redis_url import is_redis_url
+
 T = TypeVar("T")
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
 DAY_S = 86400
@@ -35,8 +37,7 @@ class Form(NamedTuple):
 def _is_url(*schemes: str) -> Callable[[str], bool]:
     def matches(text: str) -> bool:
         url = urlsplit(text)
-        place = url.path if url.scheme == "unix" else url.hostname
-        return url.scheme in schemes and bool(place) and url.port != 0 and not re.search(r"\s", text)
+        return url.scheme in schemes and bool(url.hostname) and url.port != 0 and not re.search(r"\s", text)
 
     return matches
 
@@ -52,7 +53,11 @@ ORIGIN = Form("origins like https://chat.example.com", re.compile(r"[a-z][a-z0-9
 HOST = Form("names like chat.example.com, no port", re.compile(r"[\w.-]+|\[[0-9a-fA-F:.]+\]").fullmatch)
 KEY = Form("printable ASCII without spaces", re.compile(r"[!-~]+").fullmatch)
 HTTP_URL = Form("an http:// or https:// URL like http://127.0.0.1:11434/v1", _is_url("http", "https"))
-REDIS_URL = Form("a redis://, rediss:// or unix:// URL like redis://127.0.0.1:6379", _is_url("redis", "rediss", "unix"))
+REDIS_URL = Form(
+    "a redis://, rediss://, unix://, redis+sentinel:// or redis+cluster:// URL like redis://127.0.0.1:6379",
+    is_redis_url,
+)
+PREFIX = Form("letters, digits, . _ - and :, at most 64", re.compile(r"[\w.:-]{1,64}").fullmatch)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

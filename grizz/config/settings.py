@@ -14,6 +14,7 @@ from grizz.config.schema import (
     KIB,
     MIB,
     ORIGIN,
+    PREFIX,
     REDIS_URL,
     Setting,
     setting,
@@ -135,6 +136,13 @@ class RedisSettings:
         secret="password",
         flag="--redis-url",
     )
+    prefix: str = setting("grizz", "begins every key, so that several installations can share a Redis", form=PREFIX)
+    tls_ca_file: str = setting("", "certificates that may sign the server's; empty trusts what the system trusts")
+    tls_cert_file: str = setting("", "certificate this process shows the server")
+    tls_key_file: str = setting("", "key of that certificate")
+    flush_ms: int = setting(250, "longest time events wait for others on their way to another process", low=20)
+    monthly_command_budget: int = setting(0, "commands a month may cost; 0 means no limit", high=10**12)
+    price_per_100k: float = setting(0.2, "price of 100,000 commands, for the projected cost on /metrics", high=1e6)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,8 +9,13 @@
       └─────────────────▶ DEAD (d only from LEASED)
         f: withdraw ▶ DONE
 
+    QUEUED ──offer──▶ OFFERED ──start──▶ LEASED
+       ▲                 │ │
+       └──take_back──────┘ └──withdraw──▶ DONE
+
 a: a worker takes it for a time. b: the attempt failed or its lease ran out; the next may start. c: its terminal event
 is out. d: its attempts are spent. e: given back by a drain, which is no attempt. f: cancelled, or waited too long.
+offer: it is shown to workers elsewhere; start: one of them runs it; take_back: none did, or none can be reached.
 """
 
 from __future__ import annotations
@@ -24,6 +29,7 @@ class State(StrEnum):
     """Where a job is."""
 
     QUEUED = "queued"
+    OFFERED = "offered"
     LEASED = "leased"
     DONE = "done"
     DEAD = "dead"
@@ -36,6 +42,10 @@ MOVES: dict[tuple[State, str], State] = {
     (State.LEASED, "ack"): State.DONE,
     (State.LEASED, "bury"): State.DEAD,
     (State.QUEUED, "withdraw"): State.DONE,
+    (State.QUEUED, "offer"): State.OFFERED,
+    (State.OFFERED, "start"): State.LEASED,
+    (State.OFFERED, "take_back"): State.QUEUED,
+    (State.OFFERED, "withdraw"): State.DONE,
 }
 
 

@@ -7,7 +7,7 @@ tries (fencing). A lease that runs out is not moved by itself: `expired` names i
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from grizz.core.fairness import FairQueue
@@ -23,6 +23,10 @@ class _Entry:
     token: str = ""
     until: float = 0.0
     queued_at: float = 0.0
+
+    @property
+    def delivery(self) -> Delivery:
+        return Delivery(self.job, self.attempt, self.token)
 
 
 class Ledger:
@@ -43,6 +47,7 @@ class Ledger:
         self._entries: dict[str, _Entry] = {}
         self._queue: FairQueue[_Entry] = FairQueue()
         self._leased: dict[str, _Entry] = {}
+        self._offered: dict[str, _Entry] = {}
         self._queued_bytes = 0
 
     def __repr__(self) -> str:
@@ -50,16 +55,29 @@ class Ledger:
 
     @property
     def queued(self) -> int:
-        """Jobs waiting for a worker."""
+        """Jobs waiting for a worker, offered ones included."""
+        return len(self._queue) + len(self._offered)
+
+    @property
+    def waiting(self) -> int:
+        """Jobs waiting for a worker of this process, or for being offered."""
         return len(self._queue)
+
+    @property
+    def offered(self) -> int:
+        """Jobs shown to workers elsewhere that none has begun."""
+        return len(self._offered)
 
     @property
     def leased(self) -> int:
         """Jobs a worker holds."""
         return len(self._leased)
 
-    def put(self, job: Job) -> None:
+    def put(self, job: Job, attempt: int = 0) -> None:
         """Queue a new job.
+
+        Args:
+            attempt: attempts it had before it came here.
 
         Raises:
             QueueFull: a bound is reached; nothing was taken.
@@ -71,22 +89,63 @@ class Ledger:
             raise QueueFull(f"{self.queued} jobs are waiting, which is the bound")
         if self.queued and self._queued_bytes + job.size > self._max_bytes:
             raise QueueFull(f"the waiting jobs hold {self._queued_bytes} bytes; the bound is {self._max_bytes}")
-        entry = _Entry(job, queued_at=job.accepted_at)
+        entry = _Entry(job, attempt=attempt, queued_at=job.accepted_at)
         self._entries[job.id] = entry
         self._enqueue(entry)
 
     def lease(self, now: float) -> Delivery | None:
         """Hand over the next job in fair order, or None when nothing is queued."""
-        entry = self._queue.pop()
+        entry = self._next("lease")
         if entry is None:
             return None
         self._queued_bytes -= entry.job.size
-        entry.state = move(entry.state, "lease")
-        entry.attempt += 1
-        entry.token = self._new_token()
         entry.until = now + self._lease_s
         self._leased[entry.job.id] = entry
-        return Delivery(entry.job, entry.attempt, entry.token)
+        return entry.delivery
+
+    def offer(self) -> Delivery | None:
+        """Show the next job in fair order to workers elsewhere; it still waits. None when nothing is queued."""
+        entry = self._next("offer")
+        if entry is None:
+            return None
+        self._offered[entry.job.id] = entry
+        return entry.delivery
+
+    def start(self, delivery: Delivery, now: float) -> None:
+        """A worker elsewhere runs an offered job.
+
+        Raises:
+            LeaseLost: the delivery is not current.
+        """
+        entry = self._offered.get(delivery.job.id)
+        if entry is None or entry.token != delivery.token:
+            raise _stale(delivery)
+        entry.state = move(entry.state, "start")
+        del self._offered[delivery.job.id]
+        self._queued_bytes -= entry.job.size
+        entry.until = now + self._lease_s
+        self._leased[delivery.job.id] = entry
+
+    def adopt(self, delivery: Delivery, now: float) -> None:
+        """A delivery that is running already becomes this ledger's.
+
+        Raises:
+            ValueError: the job is in the ledger.
+        """
+        if delivery.job.id in self._entries:
+            raise ValueError(f"job {delivery.job.id} is in the ledger already")
+        entry = _Entry(delivery.job, State.LEASED, delivery.attempt, delivery.token, until=now + self._lease_s)
+        self._entries[delivery.job.id] = self._leased[delivery.job.id] = entry
+
+    def take_back(self, job_id: str) -> None:
+        """An offered job is offered no more, and goes first in its owner's line; nothing when it is not offered."""
+        entry = self._offered.pop(job_id, None)
+        if entry is None:
+            return
+        entry.state = move(entry.state, "take_back")
+        entry.attempt -= 1
+        entry.token = ""
+        self._queue.push(entry.job.owner, job_id, entry, front=True)
 
     def check(self, delivery: Delivery) -> None:
         """Is this delivery the current one?
@@ -137,13 +196,21 @@ class Ledger:
         entry = self._requeue(delivery, delivery.job, now, "release")
         entry.attempt -= 1
 
+    def take_back_all(self) -> list[str]:
+        """Nothing is offered any more; the ids of what was."""
+        ids = list(self._offered)
+        for job_id in reversed(ids):
+            self.take_back(job_id)
+        return ids
+
     def withdraw(self, job_id: str) -> Job | None:
         """Take a queued job out; None when it is not queued (running, finished or unknown)."""
         entry = self._entries.get(job_id)
-        if entry is None or entry.state is not State.QUEUED:
+        if entry is None or entry.state not in (State.QUEUED, State.OFFERED):
             return None
         entry.state = move(entry.state, "withdraw")
-        self._queue.remove(entry.job.owner, job_id)
+        if self._offered.pop(job_id, None) is None:
+            self._queue.remove(entry.job.owner, job_id)
         self._queued_bytes -= entry.job.size
         del self._entries[job_id]
         return entry.job
@@ -151,24 +218,57 @@ class Ledger:
     def holder(self, job_id: str) -> Delivery | None:
         """The current delivery of a leased job."""
         entry = self._leased.get(job_id)
-        return None if entry is None else Delivery(entry.job, entry.attempt, entry.token)
+        return None if entry is None else entry.delivery
+
+    def current(self, job_id: str) -> Delivery | None:
+        """The current delivery of a leased or offered job."""
+        entry = self._leased.get(job_id) or self._offered.get(job_id)
+        return None if entry is None else entry.delivery
+
+    def is_offered(self, job_id: str) -> bool:
+        """Is it shown to workers elsewhere, and has none begun?"""
+        return job_id in self._offered
+
+    def holds(self, job_id: str) -> bool:
+        """Is it here, in whatever state?"""
+        return job_id in self._entries
+
+    def held(self) -> list[Delivery]:
+        """Every current delivery of a leased job."""
+        return [entry.delivery for entry in self._leased.values()]
+
+    def jobs(self) -> list[tuple[Job, int]]:
+        """Every job here and its attempts so far."""
+        return [(entry.job, entry.attempt) for entry in self._entries.values()]
 
     def expired(self, now: float) -> list[Delivery]:
         """Deliveries whose lease ran out before `now`; none is moved."""
-        return [Delivery(e.job, e.attempt, e.token) for e in self._leased.values() if e.until < now]
+        return [e.delivery for e in self._leased.values() if e.until < now]
 
     def overdue(self, queued_before: float) -> list[Job]:
-        """Jobs at the head of their owner's line that wait since before that time; none is moved."""
-        return [e.job for e in self._queue.heads() if e.queued_at < queued_before]
+        """Jobs at the head of their owner's line, and offered ones, that wait since before that time; none is moved."""
+        return [e.job for e in self._first() if e.queued_at < queued_before]
 
     def oldest_accepted_at(self) -> float | None:
         """When the longest waiting job was accepted; None when nothing waits."""
-        return min((e.job.accepted_at for e in self._queue.heads()), default=None)
+        return min((e.job.accepted_at for e in self._first()), default=None)
+
+    def _first(self) -> Iterator[_Entry]:
+        yield from self._queue.heads()
+        yield from self._offered.values()
+
+    def _next(self, event: str) -> _Entry | None:
+        entry = self._queue.pop()
+        if entry is not None:
+            entry.state = move(entry.state, event)
+            entry.attempt += 1
+            entry.token = self._new_token()
+        return entry
 
     def _held(self, delivery: Delivery) -> _Entry:
         entry = self._leased.get(delivery.job.id)
         if entry is None or entry.token != delivery.token:
-            raise LeaseLost(f"attempt {delivery.attempt} of {delivery.job.id} is not current")
+            raise _stale(delivery)
         return entry
 
     def _settle(self, delivery: Delivery, event: str) -> None:
@@ -190,3 +290,7 @@ class Ledger:
     def _enqueue(self, entry: _Entry, *, front: bool = False) -> None:
         self._queue.push(entry.job.owner, entry.job.id, entry, front=front)
         self._queued_bytes += entry.job.size
+
+
+def _stale(delivery: Delivery) -> LeaseLost:
+    return LeaseLost(f"attempt {delivery.attempt} of {delivery.job.id} is not current")

@@ -18,7 +18,9 @@ from typing import Any
 import orjson
 
 from grizz.core.job import Delivery, Job
-from grizz.engine.history import History, Scope, Turn
+from grizz.engine.history import History, Scope, Turn, read_turns
+from grizz.engine.peers import Peers
+from grizz.engine.pulse import Pulse
 from grizz.engine.replies import Replies
 from grizz.engine.reply import Reply
 from grizz.engine.worker import STOPPED, Ending, Work, failed
@@ -30,7 +32,7 @@ from grizz.protocol.reader import usage
 from grizz.protocol.requests import Request
 from grizz.tasks import TaskOwner
 from grizz.telemetry.metrics import Metrics
-from grizz.transport.base import Cause, Found, Transport
+from grizz.transport.base import Archive, Cause, Found, Transport
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +40,8 @@ _SWEEP_S = 1.0
 # A cancelled answer ends within milliseconds; a worker that does not obey must not hold the caller.
 _CANCEL_WAIT_S = 5.0
 _QUEUE_FULL_RETRY_S = 5.0
+# An attempt that must begin anew on another node is numbered from a multiple of this: above all that was seen before.
+RESTART_STEP = 1_000_000
 
 
 def new_id(prefix: str) -> str:
@@ -49,16 +53,18 @@ class Engine:
     """Implements `transport.base.Home`.
 
     Args:
-        node: this process's short id, part of every response id it makes.
+        node: tells this process's short id, part of every response id it makes.
         free_slots: how many local workers are free, to know whether a job will wait.
         concurrent_per_owner: responses an owner may have running or queued; 0 = no limit.
         readers_per_response: cursors that may follow one response.
+        lease_s: seconds of standstill after which another node may have taken over.
+        archive: where finished responses are stored for every node, or None.
     """
 
     def __init__(
         self,
         *,
-        node: str,
+        node: Callable[[], str],
         transport: Transport,
         replies: Replies,
         history: History,
@@ -67,7 +73,12 @@ class Engine:
         free_slots: Callable[[], int],
         concurrent_per_owner: int,
         readers_per_response: int,
+        lease_s: float,
+        archive: Archive | None = None,
     ) -> None:
+        self.pulse = Pulse(lease_s, transport.may_speak)
+        self.peers: Peers | None = None
+        self._archive = archive
         self.replies = replies
         self.history = history
         self.draining = False
@@ -80,11 +91,17 @@ class Engine:
         self._readers_per_response = readers_per_response
 
     def __repr__(self) -> str:
-        return f"<Engine {self._node}: {self.replies!r}, {self.history!r}>"
+        return f"<Engine {self._node()}: {self.replies!r}, {self.history!r}>"
 
     def start(self) -> None:
-        """Begin to sweep: graces, expiries."""
+        """Begin to sweep: graces, expiries; and to watch that time does not stand still."""
         self._tasks.spawn(self._sweep(), name="sweep")
+        self._tasks.spawn(self.pulse.beat(), name="pulse")
+
+    @property
+    def trouble(self) -> str:
+        """Why this process runs on its memory alone, in a word; "" when nothing is wrong."""
+        return self._transport.trouble
 
     # What clients ask for
 
@@ -112,23 +129,39 @@ class Engine:
             raise
 
     def reply(self, response_id: str, owner: str) -> Reply | None:
-        """The log of a response, if it is still kept and this owner's."""
-        reply = self.replies.get(response_id)
+        """The log of a response, if it is still kept (or mirrored) here and this owner's."""
+        reply = self.replies.get(response_id) or (self.peers.mirror(response_id) if self.peers else None)
         return reply if reply is not None and reply.owner == owner else None
 
-    def stored(self, response_id: str, owner: str) -> Reply | Turn:
-        """A stored response: its log, or once that is gone its turn.
+    async def find(self, response_id: str, owner: str) -> Reply | Turn:
+        """A response's log, wherever it is; once that is gone its turn, if it was stored. Cancel-safe.
 
         Raises:
             RequestError: 404.
         """
         reply = self.reply(response_id, owner)
-        if reply is not None and reply.request.store:
+        if reply is not None:
             return reply
         turn = self.history.find(response_id, owner, self._now())
-        if reply is None and turn is not None:
-            return turn
-        raise not_found(response_id)
+        if turn is None and self.peers is not None:
+            reply = await self.peers.find(response_id, owner)
+            if reply is not None:
+                return reply
+        turn = turn or await self._fetch(response_id, owner)
+        if turn is None:
+            raise not_found(response_id)
+        return turn
+
+    async def find_stored(self, response_id: str, owner: str) -> Reply | Turn:
+        """As `find`, but an unstored response is not to be had by its id alone.
+
+        Raises:
+            RequestError: 404.
+        """
+        found = await self.find(response_id, owner)
+        if isinstance(found, Reply) and not found.request.store:
+            raise not_found(response_id)
+        return found
 
     def check_readers(self, reply: Reply) -> None:
         """May one more reader follow it?
@@ -150,12 +183,11 @@ class Engine:
         Raises:
             RequestError: 404.
         """
-        reply = self.reply(response_id, owner)
-        if reply is None:
-            return self.stored(response_id, owner)
-        await self._stop(reply, Cause.CANCELLED)
-        await self._wait_for_end(reply)
-        return reply
+        found = await self.find(response_id, owner)
+        if isinstance(found, Reply):
+            await self._stop(found, Cause.CANCELLED)
+            await self._wait_for_end(found)
+        return found
 
     async def delete(self, response_id: str, owner: str) -> None:
         """Forget a response, and stop it first if it runs.
@@ -163,12 +195,16 @@ class Engine:
         Raises:
             RequestError: 404.
         """
-        found = self.stored(response_id, owner)
+        found = await self.find_stored(response_id, owner)
         if isinstance(found, Reply):
             await self._stop(found, Cause.DELETED)
             await self._wait_for_end(found)
             self.replies.remove(found)
+            if self.peers is not None:
+                self.peers.remove(found)
         self.history.forget(response_id)
+        if self._archive is not None:
+            self._archive.discard(response_id)
 
     # What the transport says (see transport.base.Home)
 
@@ -209,6 +245,54 @@ class Engine:
         self._metrics.dead_letters.labels("expired").inc()
         self._end(job.id, STOPPED[Cause.OVERDUE])
 
+    def stopped(self, job_id: str, cause: Cause) -> None:
+        """The worker that was to stop it is gone: end it here."""
+        self._end(job_id, STOPPED[cause])
+
+    def knows(self, job_id: str) -> bool:
+        """Is the response's log kept here, as its home?"""
+        return self.replies.get(job_id) is not None
+
+    def adopt(self, job: Job, attempt: int, log: Sequence[Event] | None) -> Job | None:
+        """The job's home is gone, and this node is its home from now on: see `transport.base.Home.adopt`."""
+        if self.knows(job.id):
+            return None
+        work: Work = job.payload
+        now = self._now()
+        mirror = self.peers.take(job.id) if self.peers is not None else None
+        reply = mirror or Reply(
+            {**work.response, "status": "in_progress"},
+            job.owner,
+            work.request,
+            parent=None,
+            scope=None,
+            given=(),
+            size=job.size,
+            now=now,
+        )
+        # The whole context stands for the turns before it: they may be gone with the home, and are only read again.
+        reply.given = tuple(work.context)
+        self.replies.add(reply)
+        if log is None:
+            composer = Composer({**work.response}, new_id=new_id, next_seq=(attempt - 1) * RESTART_STEP)
+            composer.lifecycle("created", "in_progress")
+            composer.lifecycle("in_progress", "in_progress")
+            self.replies.restart(reply, composer.take(), attempt, now)
+            return dataclasses.replace(job, next_seq=composer.next_seq, output=())
+        begun = Composer({**work.response}, new_id=new_id, next_seq=job.next_seq - 1, output=job.output)
+        begun.lifecycle("created", "in_progress")
+        reply.attempt = max(reply.attempt, job.next_seq // RESTART_STEP + 1)
+        self._append(reply, [*(begun.take() if reply.last_seq < 0 else ()), *log], now)
+        return job
+
+    def deposed(self) -> None:
+        """Others speak for this node's responses now: not one more word of them from here."""
+        for reply in self.replies.all_running():
+            self.replies.remove(reply)
+            reply.revoke()
+        if self.peers is not None:
+            self.peers.clear()
+
     # Leaving
 
     async def drain(self, within_s: float) -> None:
@@ -217,7 +301,14 @@ class Engine:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(within_s):
                 await self.replies.idle.wait()
+        safe = set(await self._transport.hand_over()) if self.replies.running else set()
+        for reply in self.replies.all_running():
+            if reply.id in safe:
+                self.replies.remove(reply)
+                reply.revoke()
         left = list(self.replies.all_running())
+        if safe:
+            log.warning("answers handed over by the shutdown", extra={"count": len(safe)})
         if left:
             log.warning("answers cut short by the shutdown", extra={"count": len(left)})
         for reply in left:
@@ -234,14 +325,14 @@ class Engine:
         if limit and self.replies.running_of(owner) >= limit:
             text = f"You have {limit} responses running, which is the limit; wait for one to end."
             raise RequestError(429, Code.RATE_LIMIT, text, retry_after_s=1.0)
-        parent = self._parent(request, owner, scope)
+        parent = await self._parent(request, owner, scope)
         request = dataclasses.replace(request, input=tuple(with_ids(request.input, new_id)))
         given = self._resolve(request.input, owner, scope)
         context = [*(parent.context() if parent else ()), *given]
         check_calls_match(context)
         waits = request.generate and self._transport.depth().queued >= self._free_slots()
         status = "queued" if waits else "in_progress"
-        response = response_object(f"resp_{self._node}{secrets.token_hex(16)}", int(time.time()), request, status)
+        response = response_object(self._response_id(), int(time.time()), request, status)
         reply = Reply({**response}, owner, request, parent=parent, scope=scope, given=given, size=size, now=self._now())
         composer = Composer(response, new_id=new_id)
         composer.lifecycle("created", status)
@@ -263,11 +354,18 @@ class Engine:
         self._metrics.submitted.labels(self._metrics.model(request.model)).inc()
         return reply
 
-    def _parent(self, request: Request, owner: str, scope: Scope | None) -> Turn | None:
+    def _response_id(self) -> str:
+        """Who is its home, and in which hour it was made: where to look for it costs no look-up."""
+        hour = int(time.time() / 3600) & 0xFFFF
+        return f"resp_{self._node()}{hour:04x}{secrets.token_hex(14)}"
+
+    async def _parent(self, request: Request, owner: str, scope: Scope | None) -> Turn | None:
         previous = request.previous_response_id
         if previous is None:
             return None
         turn = self.history.find(previous, owner, self._now(), scope)
+        if turn is None:
+            turn = await self._fetch(previous, owner)
         if turn is not None and turn.continuable:
             return turn
         running = self.reply(previous, owner)
@@ -287,9 +385,46 @@ class Engine:
             resolved.append(item)
         return resolved
 
+    async def _fetch(self, response_id: str, owner: str) -> Turn | None:
+        """A turn that another node stored, with its ancestors; kept here from then on, as if it had been made here."""
+        if self._archive is None:
+            return None
+        found = read_turns(list((await self._archive.fetch([response_id])).values()))
+        if response_id not in found or found[response_id][0].owner != owner:
+            return None
+        turn, lineage = found[response_id]
+        now = self._now()
+        missing = [one for one in lineage if self.history.find(one, owner, now) is None]
+        older = read_turns(list((await self._archive.fetch(missing)).values())) if missing else {}
+        parent: Turn | None = None
+        for one in lineage:
+            ancestor = self.history.find(one, owner, now)
+            if ancestor is None:
+                if one not in older or older[one][0].owner != owner:
+                    turn.gone = True  # half a conversation cannot be continued
+                    return turn
+                ancestor = older[one][0]
+                ancestor.parent = parent
+                self.history.add(ancestor, now)
+            parent = ancestor
+        turn.parent = parent
+        if (known := self.history.find(response_id, owner, now)) is not None:
+            return known
+        self.history.add(turn, now)
+        return turn
+
     async def _stop(self, reply: Reply, cause: Cause) -> None:
-        if not reply.ended and await self._transport.cancel(reply.id, cause) is Found.QUEUED:
+        if reply.ended:
+            return
+        if self.peers is not None and self.peers.mirror(reply.id) is reply:
+            self.peers.cancel(reply, cause)
+            return
+        if await self._transport.cancel(reply.id, cause) is Found.QUEUED:
             self._end(reply.id, STOPPED[cause])
+
+    async def stop(self, reply: Reply, cause: Cause) -> None:
+        """Stop a response of this node, for another node's client."""
+        await self._stop(reply, cause)
 
     async def _wait_for_end(self, reply: Reply) -> None:
         ended = asyncio.Event()
@@ -337,6 +472,8 @@ class Engine:
         if request.store or scope is not None:
             turn = Turn(reply.id, reply.owner, reply.parent, reply.given, response, reply.last_seq, scope)
             self.history.add(turn, now)
+            if self._archive is not None and scope is None:
+                self._archive.keep(turn.id, turn.to_wire())
         reply.given, reply.parent, reply.scope = (), None, None
         label = self._metrics.model(request.model)
         took = now - reply.created_at
@@ -364,6 +501,8 @@ class Engine:
             now = self._now()
             self.replies.expire(now)
             self.history.sweep(now)
+            if self.peers is not None:
+                self.peers.sweep(now)
             for reply in self.replies.abandoned(now):
                 log.info("nobody watches this answer any more", extra={"response": reply.id})
                 await self._stop(reply, Cause.ABANDONED)

@@ -68,6 +68,12 @@ class Turn:
     def __post_init__(self) -> None:
         self.size = len(orjson.dumps(list(self.input))) + len(orjson.dumps(self.response))
 
+    def to_wire(self) -> bytes:
+        """It as JSON, with the ids of its ancestors instead of them."""
+        lineage = [turn.id for turn in self.lineage()[:-1]]
+        body = {"v": 1, "id": self.id, "owner": self.owner, "lineage": lineage, "last_seq": self.last_seq}
+        return orjson.dumps({**body, "input": list(self.input), "response": self.response})
+
     def lineage(self) -> list[Turn]:
         """Itself and its ancestors, oldest first."""
         turns: list[Turn] = []
@@ -183,3 +189,18 @@ class History:
         turn.input = ()
         turn.response = {**turn.response, "output": [], "instructions": None, "tools": []}
         turn.parent = None
+
+
+def read_turns(records: Sequence[bytes]) -> dict[str, tuple[Turn, list[str]]]:
+    """Turns as `Turn.to_wire` wrote them, without parents, and the ids of their ancestors; unreadable ones left out."""
+    turns: dict[str, tuple[Turn, list[str]]] = {}
+    for data in records:
+        try:
+            body = orjson.loads(data)
+            if body["v"] != 1:
+                continue
+            turn = Turn(body["id"], body["owner"], None, body["input"], body["response"], body["last_seq"], None)
+            turns[turn.id] = (turn, list(body["lineage"]))
+        except (ValueError, KeyError, TypeError):
+            continue
+    return turns

@@ -75,6 +75,12 @@ class Replies:
         while self.bytes > self._max_bytes and self._ended:
             self.remove(next(iter(self._ended.values())))
 
+    def restart(self, reply: Reply, events: Sequence[Event], attempt: int, now: float) -> None:
+        """See `Reply.restart`."""
+        before = reply.bytes
+        reply.restart(events, attempt, now)
+        self.bytes += reply.bytes - before
+
     def remove(self, reply: Reply) -> None:
         """Forget a reply; whoever reads it still does."""
         if self._ended.pop(reply.id, None) is None:

@@ -34,6 +34,8 @@ class Reply:
         given: this turn's input, references resolved; emptied when the reply ends.
         bytes: what the log holds.
         ended_at: when its terminal event came, in seconds of the loop's clock; None before.
+        attempt: which attempt its events are of; higher than 1 only when its first home died.
+        revoked: another node speaks for it now: not one more of its events may go out.
         unwatched_since: when its last cursor went, or it was made; None while somebody watches.
     """
 
@@ -41,6 +43,7 @@ class Reply:
         "_events",
         "_first",
         "_wakers",
+        "attempt",
         "bytes",
         "created_at",
         "ended_at",
@@ -50,6 +53,7 @@ class Reply:
         "parent",
         "request",
         "response",
+        "revoked",
         "scope",
         "started",
         "unwatched_since",
@@ -77,6 +81,8 @@ class Reply:
         self.bytes = size
         self.created_at = now
         self.started = False
+        self.attempt = 1
+        self.revoked = False
         self.ended_at: float | None = None
         self.unwatched_since: float | None = now
         self._events: list[Event] = []
@@ -123,6 +129,20 @@ class Reply:
         if fresh[-1].terminal:
             self.response = orjson.loads(fresh[-1].data)["response"]
             self.ended_at = now
+        for wake in self._wakers:
+            wake()
+
+    def restart(self, events: Sequence[Event], attempt: int, now: float) -> None:
+        """Its home died, and it begins anew under higher numbers: every reader goes on with the first of them."""
+        self.bytes -= sum(len(event.data) + EVENT_OVERHEAD_BYTES for event in self._events)
+        self._events = []
+        self._first = 0
+        self.attempt = attempt
+        self.extend(events, now)
+
+    def revoke(self) -> None:
+        """Another node speaks for it now; readers are woken to go away."""
+        self.revoked = True
         for wake in self._wakers:
             wake()
 

@@ -47,6 +47,35 @@ class Work:
     context: Sequence[Item]
     response: dict[str, Any]
 
+    def to_wire(self) -> dict[str, Any]:
+        """It as JSON; this turn's input, which ends the context, is not repeated."""
+        request, own = self.request, len(self.request.input)
+        same = own <= len(self.context) and list(self.context[len(self.context) - own :]) == list(request.input)
+        return {
+            "model": request.model,
+            "fields": request.fields,
+            "input": own if same else list(request.input),
+            "context": list(self.context),
+            "response": {key: value for key, value in self.response.items() if key != "output"},
+        }
+
+    @classmethod
+    def from_wire(cls, body: dict[str, Any]) -> Work:
+        """The opposite of `to_wire`.
+
+        Raises:
+            KeyError, TypeError: it is not such a thing.
+        """
+        context, given = body["context"], body["input"]
+        items = context[len(context) - given :] if isinstance(given, int) else given
+        request = Request(model=body["model"], input=tuple(items), fields=body["fields"])
+        return cls(request, context, {**body["response"], "output": []})
+
+    @property
+    def may_keep(self) -> bool:
+        """May it be kept after the response has ended?"""
+        return self.request.store
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rules:
@@ -119,6 +148,12 @@ class Pool:
         run = self._runs.get(delivery.job.id)
         if run is not None and run.delivery.token == delivery.token:
             run.stop(cause)
+
+    def abandon(self, delivery: Delivery) -> None:
+        """See `transport.base.Workers.abandon`."""
+        run = self._runs.get(delivery.job.id)
+        if run is not None and run.delivery.token == delivery.token:
+            run.abandon()
 
     def stop_all(self, cause: Cause) -> None:
         """Stop every run; each still publishes its terminal event."""

@@ -38,6 +38,23 @@ class Event:
     def __repr__(self) -> str:
         return f"<Event {self.seq} {self.type}>"
 
+    @classmethod
+    def read(cls, seq: int, data: bytes) -> Event:
+        """An event as `Composer` encoded it in another process; its JSON is not parsed.
+
+        Raises:
+            ValueError: it does not begin as an event of that number does.
+        """
+        end = data.index(b'"', 9)
+        kind = data[9:end].decode()
+        if not data.startswith(b'{"type":"') or not data.startswith(b',"sequence_number":%d,' % seq, end + 1):
+            raise ValueError(f"event {seq} begins with {data[:80]!r}")
+        if kind not in BY_DELTA:
+            return cls(seq, kind, data)
+        # Which part it adds to stands between its number and its text, in the same words for the whole part.
+        where = data[data.index(b",", end + 2) : data.index(b',"delta":', end)]
+        return cls(seq, kind, data, (kind, where))
+
     @property
     def terminal(self) -> bool:
         """Is it the response's last?"""
@@ -52,7 +69,7 @@ def merge(events: list[Event]) -> list[Event]:
     merged: list[Event] = []
     run: list[Event] = []
     for event in [*events, None]:
-        if run and (event is None or event.key is not run[0].key):
+        if run and (event is None or event.key != run[0].key):
             merged.append(_join(run))
             run = []
         if event is None:

@@ -36,6 +36,13 @@ CONNECT_RESULTS = ("accepted", "origin", "auth", "capacity", "bad")
 CLOSE_CODES = ("1000", "1001", "1006", "1008", "1009", "1011", "1012", "1013", "other")
 CLOSERS = ("server", "client", "network")
 DROPS = ("write_stall", "heartbeat", "protocol")
+REDIS_COMMANDS = (
+    *("auth", "expire", "hdel", "hget", "hgetall", "hmget", "hset", "incrby", "info", "publish", "pubsub", "renamenx"),
+    *("select", "set", "subscribe", "xack", "xackdel", "xadd", "xclaim", "xdel", "xgroup", "xinfo", "xpending"),
+    *("xrange", "xreadgroup", "other"),
+)
+REDIS_ERRORS = ("down", "full", "quota", "login", "lost", "command", "message", "overflow")
+REDIS_BREAKERS = ("down", "quota", "login", "lost")
 RESUMES = ("ok", "gap", "expired", "unknown")
 
 _FIRST_TOKEN = (0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1, 1.5, 2, 3, 5, 8, 13, 20, 30, 60)
@@ -106,6 +113,7 @@ class Metrics:
         self._gauge("grizz_build_info", "What runs.", ("version", "python", "aiohttp", "mode")).labels(
             version, platform.python_version(), aiohttp.__version__, mode
         ).set(1)
+        self.redis = RedisMetrics(self.registry, self._gauge, self._counter)
         self._rendering = asyncio.Lock()
         self._on_scrape: list[tuple[Gauge, Callable[[], float]]] = []
 
@@ -214,6 +222,51 @@ class Metrics:
         for values in _product(list(labels.values())):
             histogram.labels(*values)
         return histogram
+
+
+class RedisMetrics:
+    """What the scaled mode counts; all zero in a process alone.
+
+    Commands are labelled by a closed list of names, since those of the handshake differ between servers.
+    """
+
+    def __init__(
+        self,
+        registry: CollectorRegistry,
+        gauge: Callable[..., Gauge],
+        counter: Callable[..., Counter],
+    ) -> None:
+        self.commands_total = 0
+        self._commands = counter("grizz_redis_commands_total", "Commands sent.", command=REDIS_COMMANDS)
+        self._children = {name: self._commands.labels(name) for name in REDIS_COMMANDS}
+        self.errors = counter("grizz_redis_errors_total", "Failures of the way to Redis.", kind=REDIS_ERRORS)
+        self.up = gauge("grizz_redis_up", "1 while Redis is in use, 0 while degraded to memory, or without Redis.")
+        self._breaker = gauge("grizz_redis_breaker_open", "1 while nothing is sent, by cause.", ("cause",))
+        for cause in REDIS_BREAKERS:
+            self._breaker.labels(cause).set(0)
+        self.month = gauge("grizz_redis_projected_monthly_commands", "All nodes, if the last hour is typical.")
+        self.cost = gauge("grizz_redis_projected_monthly_cost", "The price of that, in the currency of the settings.")
+        self.thrift = gauge("grizz_redis_thrift", "0 none, 1 and 2 slower flushes, 3 new work stays local.")
+        self.placed = counter("grizz_jobs_placed_total", "Where jobs ran.", place=("home", "elsewhere"))
+        self.unrecorded = counter(
+            "grizz_jobs_unrecorded_total", "Jobs that a crash would lose.", reason=("degraded", "size", "thrift")
+        )
+        self.takeovers = counter("grizz_takeovers_total", "Nodes whose responses this one took over.")
+        self.adopted = counter("grizz_jobs_adopted_total", "Responses begun anew here, since their home was gone.")
+        self.deposed = counter("grizz_deposed_total", "Times this node stood still and was taken over.")
+        self.replays = counter("grizz_event_gaps_total", "Gaps between nodes that were closed by asking again.")
+        self.stale = counter("grizz_stale_messages_total", "Messages of attempts that were not current any more.")
+
+    def sent(self, command: str) -> None:
+        """A command goes onto the wire."""
+        self.commands_total += 1
+        self._children.get(command, self._children["other"]).inc()
+
+    def breaker(self, cause: str | None) -> None:
+        """The one cause for which nothing is sent; None while all is well."""
+        for known in REDIS_BREAKERS:
+            self._breaker.labels(known).set(int(known == cause))
+        self.up.set(int(cause is None))
 
 
 def _product(values: list[tuple[str, ...]]) -> list[tuple[str, ...]]:

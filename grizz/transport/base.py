@@ -13,10 +13,10 @@ Times are seconds of the event loop's clock.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
-from typing import Protocol
+from enum import Enum, StrEnum
+from typing import Any, Protocol
 
 from grizz.core.job import Delivery, Job
 from grizz.protocol.events import Event
@@ -68,12 +68,41 @@ class Home(Protocol):
     def overdue(self, job: Job) -> None:
         """The job waited longer than allowed and was withdrawn: end the response as failed."""
 
+    def stopped(self, job_id: str, cause: Cause) -> None:
+        """The worker that was to stop it is gone: end the response with that cause."""
+
+    def adopt(self, job: Job, attempt: int, log: Sequence[Event] | None) -> Job | None:
+        """The job's home is gone, and this node is its home from now on.
+
+        Args:
+            attempt: the attempt that runs, or comes next.
+            log: the events of that attempt when it runs here already: they go on under their numbers. None when it
+                must begin anew: the events are numbered from (attempt - 1) * 1,000,000 then, so that a cursor into
+                the old log is always lower.
+
+        Returns:
+            The job, continuing behind what was said about it here; None when the response is here already.
+        """
+
+    def knows(self, job_id: str) -> bool:
+        """Is the response's log kept here, as its home?"""
+
+    def deposed(self) -> None:
+        """Others took this node's responses over while it was silent: forget them without another word."""
+
 
 class Workers(Protocol):
-    """The side that runs jobs. Its method never waits."""
+    """The side that runs jobs. Its methods never wait."""
+
+    @property
+    def free(self) -> int:
+        """How many more jobs it could run now."""
 
     def stop(self, delivery: Delivery, cause: Cause) -> None:
         """Stop this delivery: close the upstream request, publish the terminal event, settle."""
+
+    def abandon(self, delivery: Delivery) -> None:
+        """This delivery is not current any more: stop it without another word."""
 
 
 class Transport(Protocol):
@@ -147,3 +176,92 @@ class Transport(Protocol):
 
     def depth(self) -> Depth:
         """What waits and what runs, as far as this process knows."""
+
+    @property
+    def trouble(self) -> str:
+        """Why it runs on this process's memory alone, in a word; "" when nothing is wrong."""
+
+    async def may_speak(self) -> bool:
+        """After this process stood still: are its responses still its own? When they are not, says `Home.deposed`.
+
+        Never waits longer than two seconds. Cancel-safe.
+        """
+
+    async def hand_over(self) -> list[str]:
+        """While leaving: let another process take over what did not end; the ids of what is in good hands.
+
+        Never waits longer than five seconds. Not cancel-safe.
+        """
+
+
+# Between nodes. A process alone has none of it.
+
+Part = dict[str, Any]
+"""One thing that a node tells another: "k" is its kind, "n" how many lines of events belong to it."""
+
+
+class Haste(Enum):
+    """When a message goes out."""
+
+    NOW = 0  # with whatever is said in this turn of the event loop
+    SOON = 1  # within 50 ms
+    TICK = 2  # with the next message to that node, a flush interval after the last
+
+
+class Source(Hashable, Protocol):
+    """Something that has events for a node, and is asked for them when the next message goes out."""
+
+    def collect(self) -> list[tuple[Part, Sequence[bytes]]]:
+        """What there is by now."""
+
+
+class Bus(Protocol):
+    """Messages between nodes: delivered at most once, in order for each pair of nodes."""
+
+    @property
+    def node(self) -> str:
+        """This node's id."""
+
+    def on(self, kind: str, handler: Callable[[str, Part, Sequence[bytes]], None]) -> None:
+        """Let `handler` take the parts of a kind: it gets the sender, the part and its lines, and must not wait."""
+
+    def post(self, node: str, part: Part, lines: Sequence[bytes] = (), *, haste: Haste = Haste.NOW) -> bool:
+        """Send a part; False when nothing can be sent. Never waits."""
+
+    def ready(self, node: str, source: Source, *, haste: Haste = Haste.TICK) -> bool:
+        """Ask `source` for what it has when the next message to the node goes out."""
+
+
+class Archive(Protocol):
+    """Finished responses where every node finds them. What it loses when it is unreachable is only ever a copy."""
+
+    def keep(self, response_id: str, record: bytes) -> None:
+        """Store one. Never waits."""
+
+    async def fetch(self, response_ids: Sequence[str]) -> dict[str, bytes]:
+        """Those that are there; none when the store cannot be asked. Waits two seconds at most. Cancel-safe."""
+
+    def touch(self, response_ids: Sequence[str]) -> None:
+        """They are in use: keep them longer. Never waits."""
+
+    def discard(self, response_id: str) -> None:
+        """Forget one. Never waits."""
+
+
+class Finder(Protocol):
+    """Who is the home of a response now, when the node that made it does not answer."""
+
+    async def seek(self, node: str) -> bool:
+        """Nobody listens where a node should: take over what it left, if that is so again; True when it was done.
+
+        Not cancel-safe: call it in a task that nobody cancels.
+        """
+
+    async def unanswered(self, node: str) -> None:
+        """A node listens and did not answer for a lease: it stands still, and is taken over.
+
+        Not cancel-safe, as `seek`.
+        """
+
+    async def unknown(self, node: str) -> bool:
+        """Is there no sign that such a node ever was? Cancel-safe."""

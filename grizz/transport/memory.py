@@ -120,6 +120,19 @@ class MemoryTransport:
         """See `Transport.depth`."""
         return Depth(self._ledger.queued, self._ledger.leased, self._ledger.oldest_accepted_at())
 
+    @property
+    def trouble(self) -> str:
+        """See `Transport.trouble`: memory has none."""
+        return ""
+
+    async def may_speak(self) -> bool:
+        """See `Transport.may_speak`: nobody else could have spoken."""
+        return True
+
+    async def hand_over(self) -> list[str]:
+        """See `Transport.hand_over`: nobody is there to take anything."""
+        return []
+
     def sweep(self) -> None:
         """Take back what expired, end what waited too long. Called by the supervisor."""
         now = self._now()
@@ -138,9 +151,13 @@ class MemoryTransport:
             self._ready.set()
 
     async def _supervise(self) -> None:
+        every_s = min(self._lease_s / 4, 1.0)
         while True:
-            await asyncio.sleep(min(self._lease_s / 4, 1.0))
-            self.sweep()
+            due = self._now() + every_s
+            await asyncio.sleep(every_s)
+            # After a standstill of this process its workers are late because it was: they get to renew first.
+            if self._now() - due < self._lease_s / 2:
+                self.sweep()
 
     @staticmethod
     def _now() -> float:

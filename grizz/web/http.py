@@ -82,7 +82,7 @@ class Api:
 
     async def retrieve(self, request: web.Request) -> web.StreamResponse:
         """`GET /v1/responses/{id}`: as it stands, or its events from a number on."""
-        found = self._engine.stored(request.match_info["id"], self._door.owner(request))
+        found = await self._engine.find_stored(request.match_info["id"], self._door.owner(request))
         if request.query.get("stream", "false").lower() not in ("true", "1"):
             return json_response(self._engine.snapshot(found))
         if isinstance(found, Reply):
@@ -104,7 +104,7 @@ class Api:
 
     async def input_items(self, request: web.Request) -> web.StreamResponse:
         """`GET /v1/responses/{id}/input_items`: this turn's input, newest first by default."""
-        found = self._engine.stored(request.match_info["id"], self._door.owner(request))
+        found = await self._engine.find_stored(request.match_info["id"], self._door.owner(request))
         items = list(found.input if isinstance(found, Turn) else found.request.input)
         return json_response(_page(items, request))
 
@@ -126,6 +126,8 @@ class Api:
         cursor = Cursor(reply, -1, wake.set)
         try:
             while not reply.ended:
+                if reply.revoked:
+                    raise ConnectionResetError("the answer goes on at another node")
                 wake.clear()
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(_LOOK_S):
@@ -159,6 +161,10 @@ class Api:
         cursor = Cursor(reply, after, wake.set)
         try:
             while not cursor.finished:
+                if not self._engine.pulse.is_sure:
+                    await self._engine.pulse.sure()
+                if reply.revoked:
+                    raise ConnectionResetError("the answer goes on at another node")
                 for event in cursor.read():
                     with guard:
                         # One write for each: some readers lose an event that is split over two reads.

@@ -16,12 +16,12 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import orjson
-from aiohttp import WSMsgType, web
+from aiohttp import WSCloseCode, WSMsgType, web
 
 from grizz.config import Settings
 from grizz.engine.engine import Engine
 from grizz.engine.history import Scope, Turn
-from grizz.engine.reply import Cursor
+from grizz.engine.reply import Cursor, Reply
 from grizz.errors import Code, RequestError
 from grizz.protocol import requests
 from grizz.protocol.events import merge, on_lane
@@ -39,6 +39,10 @@ _MAX_NOTICES = 64
 _SLOW_S = 0.05
 _HIDDEN_EVERY_S = 1.0
 _PRESENCES = ("visible", "hidden", "idle")
+
+
+class _Revoked(Exception):
+    """Another node speaks for one of the responses delivered here: the client shall come back and find it there."""
 
 
 class Connection:
@@ -118,8 +122,20 @@ class Connection:
     def attach(self, response_id: str, after: Any, lane_name: str | None = None) -> None:
         """Deliver a response from a number on; the reason for a refusal goes to the client."""
         try:
-            self._attach(self._lanes.get(lane_name), response_id, requests.starting_after(after))
+            position = requests.starting_after(after)
         except RequestError as error:
+            self._refuse(error, lane_name)
+        else:
+            self._tasks.spawn(self._find_and_attach(response_id, position, lane_name), name=f"attach {response_id}")
+
+    async def _find_and_attach(self, response_id: str, after: int, lane_name: str | None) -> None:
+        """Deliver a response that may be anywhere; an unknown id opens no lane."""
+        try:
+            found = await self._engine.find(response_id, self.owner)
+            self._attach(self._lanes.get(lane_name), found, response_id, after)
+        except RequestError as error:
+            if error.code is Code.RESPONSE_NOT_FOUND:
+                self._metrics.resumes.labels("unknown").inc()
             self._refuse(error, lane_name)
 
     # What comes in
@@ -167,9 +183,11 @@ class Connection:
             text = "'grizz:attach' needs a 'response_id'."
             raise RequestError(400, Code.MISSING_PARAMETER, text, param="response_id")
         after = requests.starting_after(frame.get("starting_after"))
-        if self._engine.reply(response_id, self.owner) is None:
-            self._engine.stored(response_id, self.owner)  # an unknown id must not open a lane
-        self._attach(self._lanes.get(lane_name), response_id, after)
+        reply = self._engine.reply(response_id, self.owner)
+        if reply is not None:
+            self._attach(self._lanes.get(lane_name), reply, response_id, after)
+        else:
+            self._tasks.spawn(self._find_and_attach(response_id, after, lane_name), name=f"attach {response_id}")
 
     def _on_detach(self, frame: Frame, lane_name: str | None, size: int) -> None:
         response_id = requests.response_id(frame)
@@ -238,40 +256,34 @@ class Connection:
         self._refuse(error, lane.name)
         self._start_creates()
 
-    def _attach(self, lane: Lane, response_id: str, after: int) -> None:
+    def _attach(self, lane: Lane, found: Reply | Turn, response_id: str, after: int) -> None:
         if lane.busy:
             where = "This lane" if lane.name else "The default lane"
             text = f"{where} is delivering another response; name a free one with 'stream_id'."
             raise RequestError(409, Code.LANE_BUSY, text, param="stream_id")
-        reply = self._engine.reply(response_id, self.owner)
-        if reply is None:
-            self._attach_to_turn(lane, response_id, after)
+        if isinstance(found, Turn):
+            self._attach_to_turn(lane, found, after)
             return
+        reply = found
         self._engine.check_readers(reply)
         self._metrics.resumes.labels("ok").inc()
         self._metrics.replayed.observe(max(0, reply.last_seq - after))
-        self._attached(lane, response_id, after, reply.last_seq, reply.status)
+        self._attached(lane, response_id, after, reply.last_seq, reply.status, reply.attempt)
         lane.cursor = Cursor(reply, after, self._wake.set)
         self._wake.set()  # a cursor with nothing left to read must free its lane
 
-    def _attach_to_turn(self, lane: Lane, response_id: str, after: int) -> None:
+    def _attach_to_turn(self, lane: Lane, turn: Turn, after: int) -> None:
         """The log is gone: nothing to replay, but a caller that has everything is told so."""
-        try:
-            turn = self._engine.stored(response_id, self.owner)
-        except RequestError:
-            self._metrics.resumes.labels("unknown").inc()
-            raise
-        assert isinstance(turn, Turn)
         if after < turn.last_seq:
             self._metrics.resumes.labels("expired").inc()
-            text = f"The events of '{response_id}' are no longer kept; GET /v1/responses/{response_id} has the result."
+            text = f"The events of '{turn.id}' are no longer kept; GET /v1/responses/{turn.id} has the result."
             raise RequestError(410, Code.LOG_EXPIRED, text, param="response_id")
         self._metrics.resumes.labels("ok").inc()
-        self._attached(lane, response_id, after, turn.last_seq, turn.response["status"])
+        self._attached(lane, turn.id, after, turn.last_seq, turn.response["status"], 1)
 
     # What goes out
 
-    def _attached(self, lane: Lane, response_id: str, after: int, last_seq: int, status: str) -> None:
+    def _attached(self, lane: Lane, response_id: str, after: int, last_seq: int, status: str, attempt: int) -> None:
         if not self._extended:
             return  # a stock SDK knows no such event
         # The caller's own cursor, not the log's end: clients keep the last number they saw (protocol §12.2).
@@ -281,6 +293,7 @@ class Connection:
             "last_sequence_number": last_seq,
             "response_id": response_id,
             "status": status,
+            "attempt": attempt,
         }
         self._notify(notice, lane.name)
 
@@ -302,6 +315,9 @@ class Connection:
                 while await self._round():
                     pass
                 self._slow = False
+        except _Revoked:
+            self.leaving = True
+            await self._guard.close(self._ws.close(code=WSCloseCode.SERVICE_RESTART))
         except ConnectionError as error:
             log.debug("connection lost while sending", extra={"err": repr(error)})
             self._guard.abort()
@@ -331,7 +347,7 @@ class Connection:
     def _pause_s(self) -> float:
         """Seconds until the next round: a hidden tab is served once a second, an idle one when an answer has ended."""
         cursors = [lane.cursor for lane in self._lanes if lane.cursor is not None]
-        if self._notices or any(cursor.reply.ended for cursor in cursors):
+        if self._notices or any(cursor.reply.ended or cursor.reply.revoked for cursor in cursors):
             return 0.0
         if self._presence == "idle" or not any(cursor.behind for cursor in cursors):
             return math.inf
@@ -353,7 +369,13 @@ class Connection:
             if len(events) > 1 and (self._slow or self._presence != "visible"):
                 events = merge(events)
             for event in events:
+                if not self._engine.pulse.is_sure:
+                    await self._engine.pulse.sure()
+                if cursor.reply.revoked:
+                    raise _Revoked
                 await self._send(on_lane(event.data, lane.name))
+            if cursor.reply.revoked:
+                raise _Revoked
             if cursor.finished and lane.cursor is cursor:
                 self._done(lane)
             more = more or cursor.behind

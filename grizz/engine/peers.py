@@ -1,0 +1,326 @@
+"""Responses of other nodes: found, followed as mirrors of their logs, cancelled where they are.
+
+A follower on another node is, to the home, one more cursor; what it reads travels in the messages between the two. To
+the tabs and streams of this node the mirror is a reply like any other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from grizz.engine.reply import Cursor, Reply
+from grizz.protocol.events import Event
+from grizz.protocol.requests import Request
+from grizz.tasks import TaskOwner
+from grizz.transport.base import Bus, Cause, Finder, Haste, Part
+
+log = logging.getLogger(__name__)
+
+# A mirror without readers is kept for so long, should a tab come back.
+_LINGER_S = 10.0
+_KEEP_ENDED_S = 60.0
+_MAX_MIRRORS = 10_000
+_MAX_FOLLOWERS = 1000
+# A question is asked again this often while nobody answers.
+_ASK_EVERY_S = 1.0
+_READ = 4096
+
+
+class _Follower:
+    """Another node that reads one of this node's replies. A `Source` of messages."""
+
+    __slots__ = ("_bus", "_cursor", "_reply", "node")
+
+    def __init__(self, bus: Bus, node: str, reply: Reply, after: int) -> None:
+        self._bus = bus
+        self._reply = reply
+        self.node = node
+        self._cursor = Cursor(reply, after, self._wake)
+
+    @property
+    def finished(self) -> bool:
+        """Has everything been sent?"""
+        return self._cursor.finished
+
+    def _wake(self) -> None:
+        first = self._reply.ended or self._reply.last_seq < 8
+        self._bus.ready(self.node, self, haste=Haste.SOON if first else Haste.TICK)
+
+    def collect(self) -> list[tuple[Part, Sequence[bytes]]]:
+        """What there is to read."""
+        parts: list[tuple[Part, Sequence[bytes]]] = []
+        while not self._reply.revoked and (events := self._cursor.read(_READ)):
+            part = {"k": "mirror", "id": self._reply.id, "a": self._reply.attempt, "s": events[0].seq, "n": len(events)}
+            parts.append((part, [event.data for event in events]))
+        if self.finished:
+            self.close()
+        return parts
+
+    def close(self) -> None:
+        self._cursor.close()
+
+
+class _Mirror:
+    """A reply of another node, as this one has it."""
+
+    __slots__ = ("asked_at", "heard_at", "home", "reply")
+
+    def __init__(self, reply: Reply, home: str, now: float) -> None:
+        self.reply = reply
+        self.home = home
+        self.heard_at = now
+        self.asked_at = now
+
+
+class Peers:
+    """What this node knows of the others' responses.
+
+    Args:
+        local: the reply of that id, when this node is its home.
+        cancel: cancels a local response; it is a coroutine function.
+        lease_s: seconds without a word after which a node is asked, or taken for dead.
+    """
+
+    def __init__(
+        self,
+        *,
+        bus: Bus,
+        finder: Finder,
+        tasks: TaskOwner,
+        lease_s: float,
+        local: Callable[[str], Reply | None],
+        cancel: Callable[[Reply, Cause], Any],
+    ) -> None:
+        self._bus = bus
+        self._finder = finder
+        self._tasks = tasks
+        self._lease_s = lease_s
+        self._local = local
+        self._cancel = cancel
+        self._mirrors: dict[str, _Mirror] = {}
+        self._followers: dict[tuple[str, str], _Follower] = {}
+        self._searches: dict[str, asyncio.Task[Reply | None]] = {}
+        self._answers: dict[str, asyncio.Event] = {}
+        self._unknown: dict[str, set[str]] = {}
+        self._audience: dict[str, int] = {}
+        bus.on("follow", self._on_follow)
+        bus.on("unfollow", self._on_unfollow)
+        bus.on("unknown", self._on_unknown)
+        bus.on("followed", self._on_followed)
+        bus.on("mirror", self._on_mirror)
+        bus.on("cancel", self._on_cancel)
+
+    def __repr__(self) -> str:
+        return f"<Peers: {len(self._mirrors)} mirrors, {len(self._followers)} followers>"
+
+    def mirror(self, response_id: str) -> Reply | None:
+        """The mirror of a response, if there is one."""
+        found = self._mirrors.get(response_id)
+        return None if found is None else found.reply
+
+    def take(self, response_id: str) -> Reply | None:
+        """This node becomes the home of what it mirrored."""
+        found = self._mirrors.pop(response_id, None)
+        return None if found is None else found.reply
+
+    def remove(self, reply: Reply) -> None:
+        """It was deleted."""
+        self._mirrors.pop(reply.id, None)
+
+    async def find(self, response_id: str, owner: str) -> Reply | None:
+        """The mirror of a response that its home still has; None when no node knows it for this owner.
+
+        Waits until its home answered, or is gone and was taken over: a little more than a lease at most. Cancel-safe.
+        """
+        home = _home(response_id)
+        if home is None or home == self._bus.node:
+            return None
+        search = self._searches.get(response_id)
+        if search is None:
+            search = self._tasks.spawn(self._search(response_id, home), name=f"find {response_id}")
+            self._searches[response_id] = search
+            search.add_done_callback(lambda _: self._searches.pop(response_id, None))
+        reply = await asyncio.shield(search)
+        return reply if reply is not None and reply.owner == owner else None
+
+    def cancel(self, reply: Reply, cause: Cause) -> bool:
+        """Ask the home of a mirror to stop it; False when it cannot be asked."""
+        found = self._mirrors.get(reply.id)
+        return found is not None and self._bus.post(found.home, {"k": "cancel", "id": reply.id, "c": str(cause)})
+
+    def reached(self, node: str, count: int) -> None:
+        """A message to a node reached so many."""
+        self._audience[node] = count
+        if count:
+            return
+        for key, follower in list(self._followers.items()):
+            if key[0] == node:
+                follower.close()
+                del self._followers[key]
+
+    def sweep(self, now: float) -> None:
+        """Ask after silent mirrors, drop those nobody reads."""
+        for response_id, mirror in list(self._mirrors.items()):
+            reply = mirror.reply
+            idle = reply.unwatched_since is not None and now - reply.unwatched_since > _LINGER_S
+            if reply.ended_at is not None and now - reply.ended_at > _KEEP_ENDED_S and not reply.readers:
+                del self._mirrors[response_id]
+            elif idle and not reply.ended:
+                del self._mirrors[response_id]
+                self._bus.post(mirror.home, {"k": "unfollow", "id": response_id})
+            elif not reply.ended and now - max(mirror.heard_at, mirror.asked_at) > self._lease_s / 2:
+                mirror.asked_at = now
+                self._look_after(response_id, mirror)
+        for key, follower in list(self._followers.items()):
+            if follower.finished:
+                follower.close()
+                del self._followers[key]
+
+    def clear(self) -> None:
+        """Another node speaks for what this one had: nothing here is true any more."""
+        for mirror in self._mirrors.values():
+            mirror.reply.revoke()
+        for follower in self._followers.values():
+            follower.close()
+        self._mirrors.clear()
+        self._followers.clear()
+
+    # Searching
+
+    def _look_after(self, response_id: str, mirror: _Mirror) -> None:
+        if response_id not in self._searches:
+            search = self._tasks.spawn(self._search(response_id, mirror.home), name=f"find {response_id} again")
+            self._searches[response_id] = search
+            search.add_done_callback(lambda _: self._searches.pop(response_id, None))
+
+    async def _search(self, response_id: str, home: str) -> Reply | None:
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        answered = self._answers[response_id] = asyncio.Event()
+        self._unknown[response_id] = set()
+        try:
+            while loop.time() - began < self._lease_s + 6.0:
+                if (local := self._local(response_id)) is not None:
+                    return local
+                if await self._ask(response_id, home, answered):
+                    return self.mirror(response_id) or self._local(response_id)
+                if self._unknown[response_id] and len(self._unknown[response_id]) >= self._audience.get(home, 0):
+                    return None
+                if not self._audience.get(home):
+                    if await self._finder.unknown(home):
+                        return None
+                    await self._finder.seek(home)
+                elif loop.time() - began > self._lease_s:
+                    await self._finder.unanswered(home)
+            return None
+        finally:
+            del self._answers[response_id], self._unknown[response_id]
+
+    async def _ask(self, response_id: str, home: str, answered: asyncio.Event) -> bool:
+        """Ask once; True when the home answered that it has it."""
+        answered.clear()
+        mirror = self._mirrors.get(response_id)
+        after = -1 if mirror is None else mirror.reply.last_seq
+        attempt = 0 if mirror is None else mirror.reply.attempt
+        self._audience.pop(home, None)
+        part = {"k": "follow", "id": response_id, "after": after, "a": attempt}
+        if not self._bus.post(home, part):
+            return False
+        try:
+            async with asyncio.timeout(_ASK_EVERY_S):
+                await answered.wait()
+        except TimeoutError:
+            return False
+        return not self._unknown[response_id]
+
+    # What others ask of this node
+
+    def _on_follow(self, sender: str, part: Part, lines: Sequence[bytes]) -> None:
+        if sender == self._bus.node:
+            return
+        response_id = part["id"]
+        reply = self._local(response_id)
+        if reply is None or len(self._followers) >= _MAX_FOLLOWERS:
+            self._bus.post(sender, {"k": "unknown", "id": response_id})
+            return
+        key = (sender, response_id)
+        if (old := self._followers.pop(key, None)) is not None:
+            old.close()
+        after = int(part["after"]) if part.get("a") == reply.attempt else -1
+        meta = {
+            "owner": reply.owner,
+            "model": reply.request.model,
+            "fields": reply.request.fields,
+            "input": list(reply.request.input),
+            "response": {**reply.response, "output": []},
+        }
+        answer = {"k": "followed", "id": response_id, "a": reply.attempt, "after": after, "reply": meta}
+        self._bus.post(sender, answer)
+        follower = self._followers[key] = _Follower(self._bus, sender, reply, after)
+        self._bus.ready(sender, follower, haste=Haste.NOW)
+
+    def _on_unfollow(self, sender: str, part: Part, lines: Sequence[bytes]) -> None:
+        follower = self._followers.pop((sender, part["id"]), None)
+        if follower is not None:
+            follower.close()
+
+    def _on_cancel(self, sender: str, part: Part, lines: Sequence[bytes]) -> None:
+        """The owner was checked where the client asked: there the mirror says whose it is."""
+        reply = self._local(part["id"])
+        if reply is not None:
+            self._tasks.spawn(self._cancel(reply, Cause(part["c"])), name=f"cancel {reply.id}")
+
+    # What others answer
+
+    def _on_unknown(self, sender: str, part: Part, lines: Sequence[bytes]) -> None:
+        answered = self._answers.get(part["id"])
+        if answered is not None:
+            self._unknown[part["id"]].add(sender)
+            if len(self._unknown[part["id"]]) >= self._audience.get(_home(part["id"]) or "", 1):
+                answered.set()
+
+    def _on_followed(self, sender: str, part: Part, lines: Sequence[bytes]) -> None:
+        response_id = part["id"]
+        if self._local(response_id) is not None:
+            return
+        now = asyncio.get_running_loop().time()
+        mirror = self._mirrors.get(response_id)
+        if mirror is None:
+            if len(self._mirrors) >= _MAX_MIRRORS:
+                log.warning("too many responses of other nodes are followed here", extra={"count": _MAX_MIRRORS})
+                return
+            meta = part["reply"]
+            request = Request(model=meta["model"], input=tuple(meta["input"]), fields=meta["fields"])
+            reply = Reply(meta["response"], meta["owner"], request, parent=None, scope=None, given=(), size=0, now=now)
+            reply.attempt = part["a"]
+            mirror = self._mirrors[response_id] = _Mirror(reply, sender, now)
+        mirror.home, mirror.heard_at = sender, now
+        self._unknown.get(response_id, set()).clear()
+
+    def _on_mirror(self, sender: str, part: Part, lines: Sequence[bytes]) -> None:
+        response_id, first = part["id"], int(part["s"])
+        mirror = self._mirrors.get(response_id)
+        if mirror is None:
+            if self._local(response_id) is None:
+                self._bus.post(sender, {"k": "unfollow", "id": response_id})
+            return
+        now = asyncio.get_running_loop().time()
+        reply = mirror.reply
+        mirror.heard_at = now
+        events = [Event.read(first + index, line) for index, line in enumerate(lines)]
+        if part["a"] > reply.attempt:
+            reply.restart(events, part["a"], now)
+        elif part["a"] == reply.attempt and first <= reply.last_seq + 1 or reply.last_seq < 0:
+            reply.extend(events, now)
+        else:
+            self._look_after(response_id, mirror)
+        if (answered := self._answers.get(response_id)) is not None:
+            answered.set()
+
+
+def _home(response_id: str) -> str | None:
+    node = response_id.removeprefix("resp_")[:8]
+    return node if len(node) == 8 and all(digit in "0123456789abcdef" for digit in node) else None

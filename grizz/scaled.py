@@ -1,0 +1,178 @@
+"""Scaled mode, composed: everything that one process needs to be one of several over a Redis."""
+
+from __future__ import annotations
+
+import asyncio
+import calendar
+import logging
+import secrets
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+from redis.exceptions import RedisError
+
+from grizz.config import Settings
+from grizz.config.redis_url import parse_redis_url
+from grizz.core.budget import Budget, Thrift
+from grizz.engine.engine import Engine
+from grizz.engine.peers import Peers
+from grizz.engine.worker import Work
+from grizz.errors import RedisDown
+from grizz.tasks import TaskOwner
+from grizz.telemetry.metrics import Metrics
+from grizz.transport.redis.archive import RedisArchive
+from grizz.transport.redis.bus import Bus
+from grizz.transport.redis.chores import Chores
+from grizz.transport.redis.connection import Target
+from grizz.transport.redis.heir import Heir
+from grizz.transport.redis.keys import Keys
+from grizz.transport.redis.link import Link
+from grizz.transport.redis.record import Codec
+from grizz.transport.redis.transport import RedisTransport
+
+log = logging.getLogger(__name__)
+
+_TELL_EVERY_S = 3600.0
+CODEC = Codec(Work.to_wire, Work.from_wire, lambda work: work.may_keep)
+# What the budget asks for, as seconds between two messages to another node.
+_INTERVAL_S = {Thrift.SLOW: 1.0, Thrift.SLOWER: 2.0, Thrift.LOCAL: 2.0}
+
+
+def target_of(settings: Settings, sent: Callable[[str], None] = lambda name: None) -> Target:
+    """The Redis that the settings name."""
+    redis = settings.redis
+    return Target(
+        url=parse_redis_url(redis.url),
+        slot_key=Keys(redis.prefix).jobs,
+        ca_file=redis.tls_ca_file,
+        cert_file=redis.tls_cert_file,
+        key_file=redis.tls_key_file,
+        sent=sent,
+    )
+
+
+class Scaled:
+    """The parts of scaled mode.
+
+    Attributes:
+        transport, archive, bus: what the engine works with.
+        budget: commands against the monthly budget.
+    """
+
+    def __init__(self, settings: Settings, metrics: Metrics, tasks: TaskOwner) -> None:
+        self._settings = settings
+        self._metrics = metrics
+        self._tasks = tasks
+        self.keys = Keys(settings.redis.prefix)
+        self.budget = Budget(settings.redis.monthly_command_budget)
+        self._thrift = Thrift.NONE
+        self.link = Link(target_of(settings, self._sent), metrics.redis, tasks)
+        flush_s = settings.redis.flush_ms / 1000
+        self.bus = Bus(
+            secrets.token_hex(4),
+            self.keys,
+            self.link,
+            metrics.redis,
+            interval_s=lambda: max(flush_s, _INTERVAL_S.get(self._thrift, 0.0)),
+        )
+        self.chores = Chores(self.keys, self.link, lambda: self.bus.node)
+        self.archive = RedisArchive(self.keys, self.link, self.chores, keep_s=settings.history.keep_s)
+        self.transport = RedisTransport(
+            keys=self.keys,
+            link=self.link,
+            bus=self.bus,
+            chores=self.chores,
+            codec=CODEC,
+            metrics=metrics,
+            tasks=tasks,
+            max_jobs=settings.queue.max_jobs,
+            max_bytes=settings.queue.max_bytes,
+            local_slots=settings.workers.concurrency,
+            lease_s=settings.workers.lease_s,
+            max_attempts=settings.workers.max_attempts,
+            max_wait_s=settings.queue.max_wait_s,
+            job_s=settings.workers.job_timeout_s,
+            thrift=lambda: self._thrift,
+        )
+        metrics.on_scrape(metrics.redis.month, self._projected)
+        metrics.on_scrape(metrics.redis.cost, lambda: self._projected() / 1e5 * settings.redis.price_per_100k)
+        metrics.on_scrape(metrics.redis.thrift, lambda: int(self._thrift))
+
+    def __repr__(self) -> str:
+        return f"<Scaled {self.bus.node}: {self.link!r}>"
+
+    def join(self, engine: Engine) -> None:
+        """Let the engine find, follow and take over what other nodes have."""
+        heir = Heir(
+            keys=self.keys,
+            link=self.link,
+            chores=self.chores,
+            transport=self.transport,
+            codec=CODEC,
+            home=engine,
+            metrics=self._metrics,
+            tasks=self._tasks,
+            max_attempts=self._settings.workers.max_attempts,
+            archived=self.archive.fetch,
+            node=lambda: self.bus.node,
+        )
+        engine.peers = Peers(
+            bus=self.bus,
+            finder=heir,
+            tasks=self._tasks,
+            lease_s=self._settings.workers.lease_s,
+            local=engine.replies.get,
+            cancel=engine.stop,
+        )
+        self.bus.watch(engine.peers.reached)
+        self._tasks.spawn(self._govern(), name="watch the command budget")
+        self._heir = heir
+
+    def start(self) -> None:
+        """Begin what needs the link; after the transport has started."""
+        self._heir.start()
+
+    def _sent(self, command: str) -> None:
+        self._metrics.redis.sent(command)
+        self.budget.spent(1, time.monotonic())
+
+    def _projected(self) -> float:
+        return self.budget.projected(time.monotonic(), _left_h(time.time()))
+
+    async def _govern(self) -> None:
+        """See to it that the month's commands last; the shared tally costs one command an hour, with a budget only."""
+        told_at = time.monotonic()
+        while True:
+            await asyncio.sleep(1.0)
+            now = time.monotonic()
+            if self.budget.monthly and now - told_at > _TELL_EVERY_S and self.link.is_up:
+                told_at = now
+                await self._tell()
+            thrift = self.budget.thrift(now, _left_h(time.time()))
+            if thrift is not self._thrift:
+                log.warning(
+                    "the command budget of redis changes what is sent",
+                    extra={"thrift": thrift.name.lower(), "projected": round(self._projected())},
+                )
+                self._thrift = thrift
+
+    async def _tell(self) -> None:
+        reported = self.budget.unreported
+        key = self.keys.usage(datetime.now(UTC).strftime("%Y-%m"))
+        try:
+            total = await self.link.ask("INCRBY", key, reported)
+            if total == reported:
+                await self.link.ask("EXPIRE", key, 40 * 86_400)
+        except (RedisDown, RedisError) as error:
+            log.info("the tally of commands could not be told", extra={"err": str(error)})
+            return
+        self.budget.told(total, reported)
+        self.budget.processes = 1 + len(self.chores.neighbours)
+
+
+def _left_h(now: float) -> float:
+    """Hours until the month ends (UTC)."""
+    today = datetime.fromtimestamp(now, UTC)
+    days = calendar.monthrange(today.year, today.month)[1]
+    return (days - today.day) * 24.0 + 24.0 - today.hour - today.minute / 60

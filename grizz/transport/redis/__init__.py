@@ -1,0 +1,1 @@
+"""Redis Streams for jobs, Pub/Sub for events: several processes as one system."""

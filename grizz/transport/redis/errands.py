@@ -1,0 +1,164 @@
+"""Jobs of other homes that run here: their logs, kept until the home surely has them, and their signs of life."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Sequence
+
+from grizz.core.job import Delivery
+from grizz.errors import LeaseLost
+from grizz.protocol.events import Event
+from grizz.transport.base import Bus, Haste, Part
+
+# How long the log of an ended errand is kept, for a home that missed the end, and how many of them.
+_KEEP_S = 60.0
+_KEEP = 1000
+
+
+class Errand:
+    """One delivery of another home's job, running here. A `Source` of events for its home.
+
+    Attributes:
+        home: the node that gets its events.
+        entry: the stream entry it came in.
+        log: every event published, the first numbered `delivery.job.next_seq`.
+        alive_at: when its worker last gave a sign of life.
+        told_at: when its home was last told anything about it.
+        ended_at: when its terminal event was published; None before.
+    """
+
+    __slots__ = ("_sent", "alive_at", "delivery", "ended_at", "entry", "home", "log", "told_at")
+
+    def __init__(self, delivery: Delivery, home: str, entry: bytes, now: float) -> None:
+        self.delivery = delivery
+        self.home = home
+        self.entry = entry
+        self.log: list[Event] = []
+        self.alive_at = now
+        self.told_at = now
+        self.ended_at: float | None = None
+        self._sent = 0
+
+    def __repr__(self) -> str:
+        return f"<Errand {self.delivery.job.id} for {self.home}, {len(self.log)} events, {self._sent} sent>"
+
+    @property
+    def last_seq(self) -> int:
+        """The number of the last event; one less than the first when there is none."""
+        return self.delivery.job.next_seq + len(self.log) - 1
+
+    def collect(self) -> list[tuple[Part, Sequence[bytes]]]:
+        """The events that were not sent yet."""
+        events, first = self.log[self._sent :], self.delivery.job.next_seq + self._sent
+        self._sent = len(self.log)
+        self.told_at = asyncio.get_running_loop().time()
+        if not events:
+            return []
+        part = {"k": "events", "id": self.delivery.job.id, "t": self.delivery.token, "s": first, "n": len(events)}
+        return [(part, [event.data for event in events])]
+
+    def rewind(self, after: int) -> None:
+        """Send again what is numbered higher than `after`."""
+        self._sent = max(0, min(len(self.log), after + 1 - self.delivery.job.next_seq))
+
+
+class Errands:
+    """The errands of this node, by token.
+
+    Args:
+        lease_s: an errand whose worker was silent for longer is not vouched for.
+        tell_every_s: a home hears of each running errand this often at least.
+    """
+
+    def __init__(self, bus: Bus, *, lease_s: float, tell_every_s: float) -> None:
+        self._bus = bus
+        self._lease_s = lease_s
+        self._tell_every_s = tell_every_s
+        self._running: dict[str, Errand] = {}
+        self._ended: OrderedDict[str, Errand] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._running)
+
+    def __repr__(self) -> str:
+        return f"<Errands: {len(self._running)} running, {len(self._ended)} ended>"
+
+    def begin(self, errand: Errand) -> None:
+        """A worker of this node is about to run it."""
+        self._running[errand.delivery.token] = errand
+
+    def running(self, token: str) -> Errand | None:
+        """The running errand of that token."""
+        return self._running.get(token)
+
+    def known(self, token: str) -> Errand | None:
+        """The errand of that token, also when it ended a short while ago."""
+        return self._running.get(token) or self._ended.get(token)
+
+    def of(self, home: str) -> list[Errand]:
+        """The running errands for a home."""
+        return [errand for errand in self._running.values() if errand.home == home]
+
+    def all(self) -> list[Errand]:
+        """Every running errand."""
+        return list(self._running.values())
+
+    def held(self, delivery: Delivery) -> Errand:
+        """The errand of a delivery.
+
+        Raises:
+            LeaseLost: its home gave it to somebody else, or it was settled.
+        """
+        errand = self._running.get(delivery.token)
+        if errand is None:
+            raise LeaseLost(f"attempt {delivery.attempt} of {delivery.job.id} is not current")
+        return errand
+
+    def publish(self, errand: Errand, events: Sequence[Event]) -> None:
+        """Log the next events and see that they travel: the first words and the end at once, the rest at the tick."""
+        first = not any(event.key is not None for event in errand.log)
+        errand.log.extend(events)
+        hurry = events[-1].terminal or (first and any(event.key is not None for event in events))
+        self._bus.ready(errand.home, errand, haste=Haste.SOON if hurry else Haste.TICK)
+
+    def settle(self, errand: Errand, now: float) -> None:
+        """It has ended; its log stays for a while, should its home have missed something."""
+        del self._running[errand.delivery.token]
+        errand.ended_at = now
+        self._ended[errand.delivery.token] = errand
+        while len(self._ended) > _KEEP:
+            self._ended.popitem(last=False)
+
+    def drop(self, errand: Errand) -> None:
+        """It is not this node's business any more."""
+        self._running.pop(errand.delivery.token, None)
+
+    def resend(self, token: str, after: int) -> bool:
+        """Send a log again from a number on; False when it is not known here, or its worker is silent."""
+        errand = self.known(token)
+        if errand is None or not self._vouched(errand, asyncio.get_running_loop().time()):
+            return False
+        errand.rewind(after)
+        self._bus.ready(errand.home, errand, haste=Haste.NOW)
+        return True
+
+    def beat(self, now: float, *, everybody: bool = False) -> None:
+        """Tell homes of errands they have not heard of for a while; or of all, also the ended ones."""
+        late = [e for e in self._running.values() if everybody or now - e.told_at >= self._tell_every_s]
+        by_home: dict[str, list[list[object]]] = {}
+        for errand in [*late, *(self._ended.values() if everybody else ())]:
+            if self._vouched(errand, now):
+                errand.told_at = now
+                row = [errand.delivery.job.id, errand.delivery.token, errand.last_seq]
+                by_home.setdefault(errand.home, []).append(row)
+        for home, rows in by_home.items():
+            self._bus.post(home, {"k": "beat", "jobs": rows}, haste=Haste.SOON)
+        while self._ended:
+            token, oldest = next(iter(self._ended.items()))
+            if oldest.ended_at is not None and now - oldest.ended_at <= _KEEP_S:
+                break
+            del self._ended[token]
+
+    def _vouched(self, errand: Errand, now: float) -> bool:
+        return errand.ended_at is not None or now - errand.alive_at <= self._lease_s

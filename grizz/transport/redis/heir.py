@@ -1,0 +1,278 @@
+"""Taking over from nodes that are gone: one winner, and nothing of theirs is lost or run twice without need.
+
+A node is gone when messages to its channel reach nobody, twice and some time apart, or when it does not answer for a
+lease. Then:
+
+1. `SET heir:<node> <me> NX` marks it as taken over. Should it only have stood still, it finds this before it speaks.
+2. `RENAMENX records:<node> records:<node>:<me>` has one winner, who begins these jobs anew.
+3. What it had read from the stream, and what it had offered, is claimed from the group's pending entries; XCLAIM gives
+   an entry to one claimant.
+4. Its channel is subscribed, so that whoever speaks to it, tabs and workers alike, reaches its heir.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import logging
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from redis.exceptions import RedisError
+
+from grizz.core.job import Delivery
+from grizz.errors import QueueFull, RedisDown
+from grizz.tasks import TaskOwner
+from grizz.telemetry.metrics import Metrics
+from grizz.transport.base import Home
+from grizz.transport.redis import record
+from grizz.transport.redis.chores import Chores
+from grizz.transport.redis.connection import pairs
+from grizz.transport.redis.keys import GROUP, Keys
+from grizz.transport.redis.link import Link
+from grizz.transport.redis.record import Codec, UnreadableRecord
+from grizz.transport.redis.transport import RedisTransport
+
+log = logging.getLogger(__name__)
+
+# How long the mark of a takeover stands: longer than any process stands still and is then woken.
+_MARK_S = 86_400
+# Once Redis is back, others come back later than this node, and must not be taken for dead meanwhile.
+_RETURN_S = 40.0
+_LOOK_EVERY_S = 3600.0
+# Between two looks at a channel that nobody listens on.
+_TWICE_S = 2.5
+_PAGE = 500
+
+
+class Heir:
+    """Implements `transport.base.Finder`, and looks around at the start and once an hour.
+
+    Args:
+        max_attempts: deliveries of one job at most.
+        archived: which of these responses have ended and are stored.
+    """
+
+    def __init__(
+        self,
+        *,
+        keys: Keys,
+        link: Link,
+        chores: Chores,
+        transport: RedisTransport,
+        codec: Codec,
+        home: Home,
+        metrics: Metrics,
+        tasks: TaskOwner,
+        max_attempts: int,
+        archived: Callable[[Sequence[str]], Any],
+        node: Callable[[], str],
+    ) -> None:
+        self._keys = keys
+        self._link = link
+        self._chores = chores
+        self._transport = transport
+        self._codec = codec
+        self._home = home
+        self._metrics = metrics
+        self._tasks = tasks
+        self._max_attempts = max_attempts
+        self._archived = archived
+        self._node = node
+        self._patient_until = 0.0
+        self._silent: dict[str, float] = {}
+        self._busy: dict[str, asyncio.Task[Any]] = {}
+        transport.orphaned = self._orphaned
+        transport.linked = self._linked
+
+    def __repr__(self) -> str:
+        return f"<Heir {self._node()}: {len(self._busy)} takeovers under way>"
+
+    def start(self) -> None:
+        """Begin to look around, now and then."""
+        self._tasks.spawn(self._look_around(), name="look for nodes that are gone")
+
+    async def seek(self, node: str) -> bool:
+        """See `Finder.seek`. Only what is silent at two calls some time apart is taken over."""
+        now = asyncio.get_running_loop().time()
+        if node == self._node() or now < self._patient_until:
+            return False
+        try:
+            if await self._listeners(node):
+                self._silent.pop(node, None)
+                return False
+            since = self._silent.setdefault(node, now)
+            if now - since < _TWICE_S:
+                return False
+            del self._silent[node]
+            await self._take_over(node)
+            return True
+        except (RedisDown, RedisError) as error:
+            log.warning("a takeover did not succeed", extra={"node": node, "err": str(error)})
+            return False
+
+    async def unanswered(self, node: str) -> None:
+        """A node did not answer for a lease, although somebody listens on its channel: it stands still."""
+        if asyncio.get_running_loop().time() >= self._patient_until and node != self._node():
+            try:
+                await self._take_over(node)
+            except (RedisDown, RedisError) as error:
+                log.warning("a takeover did not succeed", extra={"node": node, "err": str(error)})
+
+    async def unknown(self, node: str) -> bool:
+        """Is there no sign that such a node ever was? Nobody listens, nothing is recorded, nobody took it over."""
+        try:
+            if await self._listeners(node):
+                return False
+            keys = (self._keys.records(node), self._keys.heir(node))
+            if await self._link.ask("EXISTS", *keys):
+                return False
+            return node not in await self._consumers()
+        except (RedisDown, RedisError):
+            return False
+
+    def _linked(self, first: bool) -> None:
+        if not first:
+            self._patient_until = asyncio.get_running_loop().time() + _RETURN_S
+
+    def _orphaned(self, home: str) -> None:
+        """Errands run here for a home that nobody hears of any more: take it over, and keep their logs."""
+        if home in self._busy or asyncio.get_running_loop().time() < self._patient_until:
+            return
+        task = self._busy[home] = self._tasks.spawn(self._relieve(home), name=f"relieve {home}")
+        task.add_done_callback(lambda _: self._busy.pop(home, None))
+
+    async def _relieve(self, home: str) -> None:
+        try:
+            if await self._listeners(home):
+                return
+            await self._take_over(home)
+        except (RedisDown, RedisError) as error:
+            log.warning("a takeover did not succeed", extra={"node": home, "err": str(error)})
+            return
+        self._transport.keep_errands(home)
+
+    async def _listeners(self, node: str) -> int:
+        reply = await self._link.ask("PUBSUB", "NUMSUB", self._keys.channel(node))
+        return int(reply[1])
+
+    async def _consumers(self) -> list[str]:
+        rows = await self._link.ask("XINFO", "CONSUMERS", self._keys.jobs, GROUP)
+        return [pairs(row)["name"].decode() for row in rows]
+
+    async def _take_over(self, node: str) -> None:
+        """Become the heir of a node that is gone, as far as nobody else is."""
+        me = self._node()
+        mine, theirs = self._keys.records(node, me), self._keys.records(node)
+        first = await self._link.ask("SET", self._keys.heir(node), me, "NX", "EX", _MARK_S)
+        won = await self._rename(theirs, mine)
+        await self._transport.inherit(node)
+        if first or won:
+            log.warning("another node is gone; its answers go on here", extra={"node": node})
+            self._metrics.redis.takeovers.inc()
+        if won:
+            flat = await self._link.ask("HGETALL", mine)
+            await self._begin_anew([flat[index + 1] for index in range(0, len(flat), 2)])
+            await self._link.ask("DEL", mine)
+        await self._reclaim(node)
+
+    async def _rename(self, theirs: str, mine: str) -> bool:
+        try:
+            return bool(await self._link.ask("RENAMENX", theirs, mine))
+        except RedisError as error:
+            if "no such key" in str(error):
+                return False
+            raise
+
+    async def _begin_anew(self, records: Sequence[bytes]) -> None:
+        """Run again what a dead node was running, unless it had ended."""
+        found: list[record.Record] = []
+        for data in records:
+            try:
+                found.append(record.unpack(data, self._codec))
+            except UnreadableRecord as error:
+                log.error("a record of a node that is gone cannot be read", extra={"err": str(error)})
+                self._metrics.redis.errors.labels("message").inc()
+        ended = await self._archived([one.delivery.job.id for one in found])
+        for one in found:
+            if one.delivery.job.id not in ended:
+                await self._adopt(one)
+
+    async def _adopt(self, found: record.Record) -> None:
+        delivery = found.delivery
+        spent = delivery.attempt >= self._max_attempts or found.expires_at < time.time()
+        job = self._home.adopt(delivery.job, delivery.attempt + (not spent), None)
+        if job is None:
+            return
+        self._metrics.redis.adopted.inc()
+        if spent:
+            self._transport.bury_adopted(dataclasses.replace(delivery, job=job))
+            return
+        try:
+            await self._transport.put(job, delivery.attempt)
+        except QueueFull as error:
+            log.error("an answer taken over finds no room", extra={"response": job.id, "err": str(error)})
+            self._home.buried(Delivery(job, delivery.attempt, ""))
+
+    async def _reclaim(self, node: str) -> None:
+        """Take the stream entries that nobody alive answers for: read by, or offered by, nodes that are gone."""
+        rows = await self._link.ask("XPENDING", self._keys.jobs, GROUP, "-", "+", _PAGE)
+        dead: dict[str, bool] = {node: True, self._node(): False}
+        for entry, consumer, *_ in rows:
+            if not await self._is_dead(consumer.decode(), dead):
+                continue
+            found = await self._link.ask("XRANGE", self._keys.jobs, entry, entry)
+            one = self._read(found[0][1][1]) if found and found[0][1] else None
+            if one is not None and not await self._is_dead(one.home, dead):
+                continue  # its home lives, misses it and dispatches it again
+            claimed = await self._link.ask("XCLAIM", self._keys.jobs, GROUP, self._node(), int(_TWICE_S * 500), entry)
+            if not claimed:
+                continue
+            if one is not None and not await self._archived([one.delivery.job.id]):
+                await self._adopt(one)
+            self._chores.entry(entry)
+        await self._forget(node)
+
+    async def _forget(self, node: str) -> None:
+        """A consumer without pending entries leaves no trace."""
+        rows = await self._link.ask("XPENDING", self._keys.jobs, GROUP, "-", "+", 1, node)
+        if not rows:
+            await self._link.ask("XGROUP", "DELCONSUMER", self._keys.jobs, GROUP, node)
+
+    def _read(self, data: bytes) -> record.Record | None:
+        try:
+            return record.unpack(data, self._codec)
+        except UnreadableRecord:
+            return None
+
+    async def _is_dead(self, node: str, known: dict[str, bool]) -> bool:
+        if node not in known:
+            known[node] = bool(node) and not await self._listeners(node)
+        return known[node]
+
+    async def _look_around(self) -> None:
+        """Find nodes that are gone and that nobody asked about: at the start, then once an hour."""
+        others = list(self._chores.neighbours)
+        while True:
+            try:
+                await self._visit(others)
+                await asyncio.sleep(_LOOK_EVERY_S)
+                others = [name for name in await self._consumers() if name != self._node()]
+            except (RedisDown, RedisError) as error:
+                log.info("could not look for nodes that are gone", extra={"err": str(error)})
+                others = []
+                await asyncio.sleep(_TWICE_S)
+
+    async def _visit(self, nodes: Sequence[str]) -> None:
+        silent = await self._silent_among(nodes)
+        if silent:
+            await asyncio.sleep(_TWICE_S)
+            for node in await self._silent_among(silent):
+                await self._take_over(node)
+
+    async def _silent_among(self, nodes: Sequence[str]) -> list[str]:
+        if not nodes or asyncio.get_running_loop().time() < self._patient_until:
+            return []
+        reply = await self._link.ask("PUBSUB", "NUMSUB", *map(self._keys.channel, nodes))
+        return [node for node, count in zip(nodes, reply[1::2], strict=True) if not count]

@@ -1,0 +1,44 @@
+"""The names of everything in the Redis. One hash tag, so that a cluster keeps an installation on one node."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+GROUP = "grizz"
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """Key and channel names under one prefix."""
+
+    prefix: str
+
+    @property
+    def jobs(self) -> str:
+        """Stream of jobs that any node may run."""
+        return f"{{{self.prefix}}}:jobs"
+
+    @property
+    def dead(self) -> str:
+        """Stream of jobs that were given up."""
+        return f"{{{self.prefix}}}:dead"
+
+    def channel(self, node: str) -> str:
+        """Where a node is spoken to."""
+        return f"{{{self.prefix}}}:n:{node}"
+
+    def records(self, node: str, heir: str = "") -> str:
+        """Hash of the jobs that a node runs itself; renamed when an heir takes it over."""
+        return f"{{{self.prefix}}}:records:{node}" + (f":{heir}" if heir else "")
+
+    def heir(self, node: str) -> str:
+        """Who took a node's responses over; a node that finds its own was deposed."""
+        return f"{{{self.prefix}}}:heir:{node}"
+
+    def history(self, bucket: str) -> str:
+        """Hash of the finished responses that one node made within one hour."""
+        return f"{{{self.prefix}}}:history:{bucket}"
+
+    def usage(self, month: str) -> str:
+        """How many commands all nodes sent in a month (YYYY-MM)."""
+        return f"{{{self.prefix}}}:commands:{month}"

@@ -1,0 +1,105 @@
+"""A job as it stands in the Redis: in the stream for whoever is free, in a node's records for its heir, among the dead.
+
+The format carries a version, so that nodes of two releases can share a Redis: a node passes over what it cannot read,
+and the job's home lets it run elsewhere.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from grizz.core.job import Delivery, Job
+
+VERSION = 1
+
+
+class UnreadableRecord(ValueError):
+    """It is not JSON, not a job, or of another version."""
+
+
+@dataclass(frozen=True, slots=True)
+class Codec:
+    """How a job's payload, which the transport does not know, becomes JSON and back.
+
+    Attributes:
+        may_keep: may it stand in the Redis after its job is over (among the dead letters)?
+    """
+
+    pack: Callable[[Any], dict[str, Any]]
+    unpack: Callable[[dict[str, Any]], Any]
+    may_keep: Callable[[Any], bool]
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A job, and where it stands.
+
+    Attributes:
+        home: the node that keeps its reply; "" for a dead letter that was requeued, which has none.
+        expires_at: seconds since the epoch after which no attempt may begin.
+    """
+
+    delivery: Delivery
+    home: str
+    expires_at: float
+
+
+def pack(delivery: Delivery, home: str, expires_at: float, codec: Codec) -> bytes:
+    """The record of a delivery."""
+    job = delivery.job
+    waited_s = asyncio.get_running_loop().time() - job.accepted_at
+    return orjson.dumps(
+        {
+            "v": VERSION,
+            "id": job.id,
+            "owner": job.owner,
+            "home": home,
+            "attempt": delivery.attempt,
+            "token": delivery.token,
+            "accepted_at": round(time.time() - waited_s, 3),
+            "expires_at": round(expires_at, 3),
+            "size": job.size,
+            "next_seq": job.next_seq,
+            "output": job.output,
+            "work": codec.pack(job.payload),
+        }
+    )
+
+
+def unpack(data: bytes, codec: Codec) -> Record:
+    """Read a record.
+
+    Raises:
+        UnreadableRecord: it cannot be read.
+    """
+    try:
+        body = orjson.loads(data)
+        if body["v"] != VERSION:
+            raise UnreadableRecord(f"version {body['v']!r}; this node reads {VERSION}")
+        waited_s = time.time() - body["accepted_at"]
+        job = Job(
+            id=str(body["id"]),
+            owner=str(body["owner"]),
+            payload=codec.unpack(body["work"]),
+            size=int(body["size"]),
+            accepted_at=asyncio.get_running_loop().time() - waited_s,
+            next_seq=int(body["next_seq"]),
+            output=tuple(body["output"]),
+        )
+        delivery = Delivery(job, int(body["attempt"]), str(body["token"]))
+        return Record(delivery, str(body["home"]), float(body["expires_at"]))
+    except UnreadableRecord:
+        raise
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UnreadableRecord(repr(error)) from error
+
+
+def home_of(job_id: str) -> str:
+    """The node whose client created a response: part of its id."""
+    return job_id.removeprefix("resp_")[:8]
