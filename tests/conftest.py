@@ -19,6 +19,7 @@ import pytest
 from grizz.app import App
 from grizz.config import load
 from grizz.upstream.demo import DemoServer
+from tests.redis_fixtures import own_redis, redis_process, redis_server  # noqa: F401
 
 ROOT = Path(__file__).parent.parent
 

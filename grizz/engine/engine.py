@@ -40,6 +40,9 @@ _SWEEP_S = 1.0
 # A cancelled answer ends within milliseconds; a worker that does not obey must not hold the caller.
 _CANCEL_WAIT_S = 5.0
 _QUEUE_FULL_RETRY_S = 5.0
+# A finished response is stored together with others, a tenth of a second after its end.
+_STORE_LOOKS = 5
+_STORE_LOOK_S = 0.1
 # An attempt that must begin anew on another node is numbered from a multiple of this: above all that was seen before.
 RESTART_STEP = 1_000_000
 
@@ -78,6 +81,9 @@ class Engine:
     ) -> None:
         self.pulse = Pulse(lease_s, transport.may_speak)
         self.peers: Peers | None = None
+        self.pulse.after = self._release
+        # What came while it was not known who speaks: for two seconds at most.
+        self._held: list[tuple[str, Sequence[Event]]] = []
         self._archive = archive
         self.replies = replies
         self.history = history
@@ -210,6 +216,9 @@ class Engine:
 
     def deliver(self, job_id: str, events: Sequence[Event]) -> None:
         """The next events of a response, in order."""
+        if not self.pulse.is_sure:
+            self._held.append((job_id, events))
+            return
         reply = self.replies.get(job_id)
         if reply is None:
             return  # deleted meanwhile
@@ -219,6 +228,11 @@ class Engine:
             label = self._metrics.model(reply.request.model)
             self._metrics.first_token.labels(label).observe(now - reply.created_at)
         self._append(reply, events, now)
+
+    def _release(self) -> None:
+        held, self._held = self._held, []
+        for job_id, events in held:
+            self.deliver(job_id, events)
 
     def interrupted(self, delivery: Delivery) -> Job:
         """This attempt was lost: close what it left open; the job returned continues there."""
@@ -325,6 +339,7 @@ class Engine:
         if limit and self.replies.running_of(owner) >= limit:
             text = f"You have {limit} responses running, which is the limit; wait for one to end."
             raise RequestError(429, Code.RATE_LIMIT, text, retry_after_s=1.0)
+        await self.pulse.sure()
         parent = await self._parent(request, owner, scope)
         request = dataclasses.replace(request, input=tuple(with_ids(request.input, new_id)))
         given = self._resolve(request.input, owner, scope)
@@ -365,13 +380,24 @@ class Engine:
             return None
         turn = self.history.find(previous, owner, self._now(), scope)
         if turn is None:
-            turn = await self._fetch(previous, owner)
+            turn = await self._parent_elsewhere(previous, owner)
         if turn is not None and turn.continuable:
             return turn
         running = self.reply(previous, owner)
         state = " has not ended yet" if running is not None and not running.ended else " not found"
         text = f"Previous response with id '{previous}'{state}."
         raise RequestError(400, Code.PREVIOUS_RESPONSE_NOT_FOUND, text, param="previous_response_id")
+
+    async def _parent_elsewhere(self, response_id: str, owner: str) -> Turn | None:
+        """A turn that another node made; one that has just ended may be on its way to the archive."""
+        turn = await self._fetch(response_id, owner)
+        if turn is None and self.peers is not None and await self.peers.find(response_id, owner) is not None:
+            for _ in range(_STORE_LOOKS):
+                await asyncio.sleep(_STORE_LOOK_S)
+                turn = await self._fetch(response_id, owner)
+                if turn is not None:
+                    break
+        return turn
 
     def _resolve(self, items: Sequence[Item], owner: str, scope: Scope | None) -> list[Item]:
         resolved = []

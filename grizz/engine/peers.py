@@ -135,6 +135,9 @@ class Peers:
 
         Waits until its home answered, or is gone and was taken over: a little more than a lease at most. Cancel-safe.
         """
+        mirror = self.mirror(response_id)
+        if mirror is not None:
+            return mirror if mirror.owner == owner else None
         home = _home(response_id)
         if home is None or home == self._bus.node:
             return None
@@ -257,7 +260,7 @@ class Peers:
             "input": list(reply.request.input),
             "response": {**reply.response, "output": []},
         }
-        answer = {"k": "followed", "id": response_id, "a": reply.attempt, "after": after, "reply": meta}
+        answer = {"k": "followed", "id": response_id, "a": reply.attempt, "last": reply.last_seq, "reply": meta}
         self._bus.post(sender, answer)
         follower = self._followers[key] = _Follower(self._bus, sender, reply, after)
         self._bus.ready(sender, follower, haste=Haste.NOW)
@@ -299,6 +302,9 @@ class Peers:
             mirror = self._mirrors[response_id] = _Mirror(reply, sender, now)
         mirror.home, mirror.heard_at = sender, now
         self._unknown.get(response_id, set()).clear()
+        answered = self._answers.get(response_id)
+        if answered is not None and part["a"] == mirror.reply.attempt and part["last"] <= mirror.reply.last_seq:
+            answered.set()  # nothing is to follow that would
 
     def _on_mirror(self, sender: str, part: Part, lines: Sequence[bytes]) -> None:
         response_id, first = part["id"], int(part["s"])

@@ -22,6 +22,9 @@ class Pulse:
     Args:
         lease_s: seconds of standstill after which somebody may have taken over.
         may_speak: asks whether nobody did; waits two seconds at most.
+
+    Attributes:
+        after: called when it is known again.
     """
 
     def __init__(self, lease_s: float, may_speak: Callable[[], Awaitable[bool]]) -> None:
@@ -30,6 +33,7 @@ class Pulse:
         self._beat_at = time.monotonic()
         self._sure = asyncio.Event()
         self._sure.set()
+        self.after: Callable[[], None] = lambda: None
 
     def __repr__(self) -> str:
         return f"<Pulse {time.monotonic() - self._beat_at:.1f} s ago{'' if self._sure.is_set() else ', unsure'}>"
@@ -54,6 +58,8 @@ class Pulse:
                 try:
                     await self._may_speak()
                 finally:
+                    self._beat_at = time.monotonic()
                     self._sure.set()
+                    self.after()
             self._beat_at = time.monotonic()
             await asyncio.sleep(_EVERY_S)

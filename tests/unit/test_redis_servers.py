@@ -19,12 +19,8 @@ from redis.asyncio.cluster import RedisCluster
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
-from tests import redis_fixtures, redis_servers
+from tests import redis_servers
 from tests.redis_servers import HOST, MASTER, Cluster, FaultProxy, RedisServer, ReplyError, Sentinels, TlsServer, until
-
-redis_process = redis_fixtures.redis_process
-redis_server = redis_fixtures.redis_server
-own_redis = redis_fixtures.own_redis
 
 
 def no_retry() -> Retry:

@@ -50,8 +50,13 @@ class Chores:
     def __repr__(self) -> str:
         return f"<Chores: {len(self._entries)} entries, {len(self._records)} records, {self._history_bytes} bytes>"
 
-    async def prepare(self, cmd: Wire) -> None:
-        """Learn what the server can do, and see that the stream and its group are there: two or three commands."""
+    async def prepare(self, cmd: Wire, *, reads: bool) -> None:
+        """Learn what the server can do, and see that the stream and its group are there: two to four commands.
+
+        Args:
+            reads: this node will read the stream, which makes it a consumer; one that does not is made one here, since
+                the group's consumers are how others know which nodes there are.
+        """
         info, group = await cmd.ask([("INFO",), ("XINFO", "CONSUMERS", self._keys.jobs, GROUP)])
         if isinstance(info, bytes):
             self._learn(info.decode(errors="replace"))
@@ -61,7 +66,12 @@ class Chores:
             node = self._node()
             names = [pairs(consumer)["name"].decode() for consumer in group]
             self.neighbours = [name for name in names if name != node]
-            return
+        else:
+            await self._make_group(cmd, group)
+        if not reads:
+            await cmd.ask([("XGROUP", "CREATECONSUMER", self._keys.jobs, GROUP, self._node())])
+
+    async def _make_group(self, cmd: Wire, group: Exception) -> None:
         if fault_of(group) is not Fault.LOST:
             raise group
         made = (await cmd.ask([("XGROUP", "CREATE", self._keys.jobs, GROUP, "0", "MKSTREAM")]))[0]

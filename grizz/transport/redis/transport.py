@@ -294,7 +294,7 @@ class RedisTransport:
             if heir is not None:
                 self._deposed()
                 node = self._bus.node
-        await self.chores.prepare(cmd)
+        await self.chores.prepare(cmd, reads=bool(self._local_slots))
         for channel in (node, *self.inherited):
             _raise((await sub.ask([("SUBSCRIBE", self._keys.channel(channel))]))[0])
         if not first:
