@@ -212,8 +212,11 @@ class Server:
         if not self.ready:
             return json_response({"status": "draining"}, status=503)
         body: dict[str, Any] = {"status": "ready"}
-        if not self._settings.workers.concurrency:
-            body["degraded"] = ["this process runs no jobs (workers.concurrency = 0)"]
+        degraded = [f"redis: {trouble}"] if (trouble := self._engine.trouble) else []
+        if not self._settings.workers.concurrency and not self._settings.redis.url:
+            degraded.append("this process runs no jobs (workers.concurrency = 0)")
+        if degraded:
+            body["degraded"] = degraded
         return json_response(body)
 
     async def _metrics_page(self, request: web.Request) -> web.StreamResponse:
