@@ -179,15 +179,18 @@ def test_a_named_config_file_replaces_the_one_in_the_folder(run, tmp_path):
 
 
 @pytest.mark.parametrize("argv", [[], ["--check-config"]])
-def test_a_redis_url_is_refused_because_there_is_no_scaled_mode_yet(run, argv):
-    done = run(*argv, GRIZZ_REDIS_URL="redis://me:hunter2@127.0.0.1")
-    assert done.returncode == 2
-    assert "hunter2" not in done.stdout + done.stderr
-    assert (
-        'environment GRIZZ_REDIS_URL: redis.url = "redis://me:***@127.0.0.1": this version has no scaled mode yet; '
-        "leave redis.url out to run one process on memory"
-    ) in done.stderr
-    assert ("[redis]" in done.stdout) == bool(argv)
+def test_a_malformed_redis_url_is_refused_without_its_password(run, argv):
+    done = run(*argv, GRIZZ_REDIS_URL="redis://me:hunter2@127.0.0.1/x")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "hunter2" not in done.stderr
+    assert 'environment GRIZZ_REDIS_URL: redis.url = "redis://me:***@127.0.0.1/x": must be a redis://' in done.stderr
+
+
+def test_check_config_shows_the_redis_url_without_its_password(run):
+    done = run("--check-config", GRIZZ_REDIS_URL="redis://me:hunter2@127.0.0.1")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "hunter2" not in done.stdout
+    assert row(done.stdout, "redis", "url") == ["url", '"redis://me:***@127.0.0.1"', "environment GRIZZ_REDIS_URL"]
 
 
 def test_the_server_starts_with_the_loaded_settings_and_its_status_is_ours(served):

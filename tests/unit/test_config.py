@@ -93,6 +93,7 @@ EXAMPLES = {
     "upstream.base_url": "http://127.0.0.1:1/v1",
     "redis.url": "redis://127.0.0.1",
     "server.host": "127.0.0.2",
+    "redis.flush_ms": "50",
 } | {key: "32MiB" for key in SETTINGS if key.endswith("_bytes")}
 
 
@@ -367,7 +368,8 @@ def test_a_password_in_the_file_or_a_flag_is_refused_and_told_where_to_go(tmp_pa
         ("GRIZZ_UPSTREAM_API_KEY", "hunter2\nx"),
         ("GRIZZ_REDIS_URL", "http://me:hunter2@127.0.0.1"),
         ("GRIZZ_REDIS_URL", "me:hunter2@127.0.0.1"),
-        ("GRIZZ_REDIS_URL", "redis://:hunter2/x@127.0.0.1"),
+        ("GRIZZ_REDIS_URL", "redis://:hunter2@127.0.0.1/x"),
+        ("GRIZZ_REDIS_URL", "redis://127.0.0.1?password=hunter2"),
         ("OPENAI_BASE_URL", "ftp://me:hunter2@127.0.0.1"),
     ],
 )

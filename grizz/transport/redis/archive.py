@@ -1,11 +1,13 @@
 """Finished responses in the Redis, where every node finds them: `transport.base.Archive`.
 
-One hash for each node and hour, named by what the response's id begins with, so that a look-up needs no index, and a
-whole hour expires by one EXPIRE. A reply costs one HSET, shared with those that end at the same time.
+What ended alone is a key of its own; what ended together goes into one hash for each node and hour, named by what the
+id of a response begins with, which expires as a whole. So storing costs one command for a reply, or less than one, and
+a look-up needs no index.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 
 from redis.exceptions import RedisError
@@ -49,18 +51,20 @@ class RedisArchive:
         for response_id in response_ids:
             buckets.setdefault(bucket_of(response_id), []).append(response_id)
         found: dict[str, bytes] = {}
-        for bucket, ids in buckets.items():
-            try:
-                values = await self._link.ask("HMGET", self._keys.history(bucket), *ids)
-            except (RedisDown, RedisError):
-                return found
-            found |= {one: value for one, value in zip(ids, values, strict=True) if value is not None}
+        try:
+            for bucket, ids in buckets.items():
+                rows = [self._link.ask("HMGET", self._keys.history(bucket), *ids)]
+                rows.append(self._link.ask("MGET", *map(self._keys.turn, ids)))
+                for values in await asyncio.gather(*rows):
+                    found |= {one: value for one, value in zip(ids, values, strict=True) if value is not None}
+        except (RedisDown, RedisError):
+            return found
         return found
 
     def touch(self, response_ids: Sequence[str]) -> None:
         """See `Archive.touch`."""
-        for bucket in dict.fromkeys(map(bucket_of, response_ids)):
-            self._chores.prolong(bucket)
+        for response_id in response_ids:
+            self._chores.prolong(bucket_of(response_id), response_id)
 
     def discard(self, response_id: str) -> None:
         """See `Archive.discard`."""

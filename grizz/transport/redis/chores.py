@@ -22,6 +22,7 @@ from grizz.transport.redis.link import Link
 log = logging.getLogger(__name__)
 
 _TICK_S = 0.1
+_HOUR_S = 3600
 # Dead letters beyond this push the oldest out.
 _MAX_DEAD = 1000
 # What waits while Redis is gone; beyond it the oldest history is given up, and settled entries are left to their tokens.
@@ -122,10 +123,12 @@ class Chores:
         data = self._history.get(bucket, {}).pop(response_id, b"")
         self._history_bytes -= len(data)
         self._link.send("HDEL", self._keys.history(bucket), response_id)
+        self._link.send("DEL", self._keys.turn(response_id))
 
-    def prolong(self, bucket: str) -> None:
-        """What was stored in that hour is in use: keep it as if it were new."""
-        self._link.send("EXPIRE", self._keys.history(bucket), int(self.keep_s))
+    def prolong(self, bucket: str, response_id: str) -> None:
+        """It is in use: keep it, and what was stored with it, as if it were new."""
+        self._link.send("EXPIRE", self._keys.history(bucket), int(self.keep_s) + _HOUR_S)
+        self._link.send("EXPIRE", self._keys.turn(response_id), int(self.keep_s))
 
     def dead(self, job: Job, data: bytes, cause: str, attempts: int) -> None:
         """Keep a job that was given up among the dead letters; without `data` only that it was."""
@@ -162,11 +165,15 @@ class Chores:
     def _store(self, bucket: str, fields: dict[str, bytes]) -> None:
         if not fields or not self._link.writable:
             return
+        if len(fields) == 1:  # one command, where a hash that is new would need two
+            ((response_id, data),) = fields.items()
+            self._link.send("SET", self._keys.turn(response_id), data, "EX", int(self.keep_s))
+            return
         key = self._keys.history(bucket)
         self._link.send("HSET", key, *(part for pair in fields.items() for part in pair))
         if bucket not in self._dated:
             self._dated[bucket] = None
-            self._link.send("EXPIRE", key, int(self.keep_s) + 3600)
+            self._link.send("EXPIRE", key, int(self.keep_s) + _HOUR_S)
             while len(self._dated) > 100:
                 del self._dated[next(iter(self._dated))]
 

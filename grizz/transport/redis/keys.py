@@ -36,8 +36,12 @@ class Keys:
         return f"{{{self.prefix}}}:heir:{node}"
 
     def history(self, bucket: str) -> str:
-        """Hash of the finished responses that one node made within one hour."""
+        """Hash of finished responses that one node made within one hour and that ended together."""
         return f"{{{self.prefix}}}:history:{bucket}"
+
+    def turn(self, response_id: str) -> str:
+        """A finished response that ended alone."""
+        return f"{{{self.prefix}}}:turn:{response_id}"
 
     def usage(self, month: str) -> str:
         """How many commands all nodes sent in a month (YYYY-MM)."""
