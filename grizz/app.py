@@ -131,7 +131,7 @@ class App:
         self.engine = self._build_engine()
         self.transport.connect(self.engine, self.pool)
         if self.scaled is not None:
-            self.scaled.join(self.engine)
+            self.scaled.join(self.engine, self.pool)
         self._watch()
         await self.transport.start()
         if self.scaled is not None:

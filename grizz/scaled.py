@@ -17,7 +17,7 @@ from grizz.config.redis_url import parse_redis_url
 from grizz.core.budget import Budget, Thrift
 from grizz.engine.engine import Engine
 from grizz.engine.peers import Peers
-from grizz.engine.worker import Work
+from grizz.engine.worker import Pool, Work
 from grizz.errors import RedisDown
 from grizz.tasks import TaskOwner
 from grizz.telemetry.metrics import Metrics
@@ -25,6 +25,7 @@ from grizz.transport.redis.archive import RedisArchive
 from grizz.transport.redis.bus import Bus
 from grizz.transport.redis.chores import Chores
 from grizz.transport.redis.connection import Target
+from grizz.transport.redis.handover import Handover
 from grizz.transport.redis.heir import Heir
 from grizz.transport.redis.keys import Keys
 from grizz.transport.redis.link import Link
@@ -102,7 +103,7 @@ class Scaled:
     def __repr__(self) -> str:
         return f"<Scaled {self.bus.node}: {self.link!r}>"
 
-    def join(self, engine: Engine) -> None:
+    def join(self, engine: Engine, pool: Pool) -> None:
         """Let the engine find, follow and take over what other nodes have."""
         heir = Heir(
             keys=self.keys,
@@ -126,6 +127,17 @@ class Scaled:
             cancel=engine.stop,
         )
         self.bus.watch(engine.peers.reached)
+        self.transport.handed_over = Handover(
+            keys=self.keys,
+            link=self.link,
+            bus=self.bus,
+            chores=self.chores,
+            transport=self.transport,
+            codec=CODEC,
+            home=engine,
+            workers=pool,
+            tasks=self._tasks,
+        ).give
         self._tasks.spawn(self._govern(), name="watch the command budget")
         self._heir = heir
 

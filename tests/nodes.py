@@ -115,7 +115,7 @@ async def nodes_on(redis_url: str, directory: Path, tokens_per_second: float = 0
     try:
         yield nodes
     except BaseException:
-        print(nodes.logs())  # noqa: T201
+        print(nodes.logs())
         raise
     finally:
         nodes.stop()

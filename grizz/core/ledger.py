@@ -187,13 +187,13 @@ class Ledger:
         """
         self._requeue(delivery, job, now, "nack")
 
-    def release(self, delivery: Delivery, now: float) -> None:
-        """Give it back as if never delivered: a drain is no attempt.
+    def release(self, delivery: Delivery, now: float, job: Job | None = None) -> None:
+        """Give it back as if never delivered: a drain is no attempt; `job` says where it continues.
 
         Raises:
             LeaseLost: the delivery is not current.
         """
-        entry = self._requeue(delivery, delivery.job, now, "release")
+        entry = self._requeue(delivery, job or delivery.job, now, "release")
         entry.attempt -= 1
 
     def take_back_all(self) -> list[str]:

@@ -11,6 +11,7 @@ import contextlib
 import dataclasses
 import logging
 import secrets
+import sys
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -234,10 +235,11 @@ class Engine:
         for job_id, events in held:
             self.deliver(job_id, events)
 
-    def interrupted(self, delivery: Delivery) -> Job:
-        """This attempt was lost: close what it left open; the job returned continues there."""
-        self._metrics.attempts_lost.inc()
-        log.warning("attempt lost", extra={"response": delivery.job.id, "attempt": delivery.attempt})
+    def interrupted(self, delivery: Delivery, *, drained: bool = False) -> Job:
+        """This attempt was lost, or `drained`: close what it left open; the job returned continues there."""
+        if not drained:
+            self._metrics.attempts_lost.inc()
+            log.warning("attempt lost", extra={"response": delivery.job.id, "attempt": delivery.attempt})
         reply = self.replies.get(delivery.job.id)
         if reply is None:
             return delivery.job
@@ -262,6 +264,11 @@ class Engine:
     def stopped(self, job_id: str, cause: Cause) -> None:
         """The worker that was to stop it is gone: end it here."""
         self._end(job_id, STOPPED[cause])
+
+    def log_of(self, job_id: str) -> Sequence[Event]:
+        """Every event of a response that this node keeps; none when it does not."""
+        reply = self.replies.get(job_id)
+        return reply.after(-1, sys.maxsize) if reply is not None else ()
 
     def knows(self, job_id: str) -> bool:
         """Is the response's log kept here, as its home?"""
@@ -296,7 +303,8 @@ class Engine:
         begun = Composer({**work.response}, new_id=new_id, next_seq=job.next_seq - 1, output=job.output)
         begun.lifecycle("created", "in_progress")
         reply.attempt = max(reply.attempt, job.next_seq // RESTART_STEP + 1)
-        self._append(reply, [*(begun.take() if reply.last_seq < 0 else ()), *log], now)
+        whole = reply.last_seq >= 0 or (log and log[0].type == "response.created")
+        self._append(reply, [*(() if whole else begun.take()), *log], now)
         return job
 
     def deposed(self) -> None:
@@ -314,8 +322,9 @@ class Engine:
         self.draining = True
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(within_s):
+                await self._transport.leave()
                 await self.replies.idle.wait()
-        safe = set(await self._transport.hand_over()) if self.replies.running else set()
+        safe = set(await self._transport.hand_over())
         for reply in self.replies.all_running():
             if reply.id in safe:
                 self.replies.remove(reply)

@@ -45,7 +45,7 @@ class Pulse:
 
     async def sure(self) -> None:
         """Wait until it is known who speaks. Cancel-safe."""
-        while not self.is_sure:
+        while not self.is_sure:  # noqa: ASYNC110  # before the late beat is noticed no event could tell
             await asyncio.sleep(0.02)
 
     async def beat(self) -> None:

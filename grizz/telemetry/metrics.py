@@ -37,7 +37,21 @@ CLOSE_CODES = ("1000", "1001", "1006", "1008", "1009", "1011", "1012", "1013", "
 CLOSERS = ("server", "client", "network")
 DROPS = ("write_stall", "heartbeat", "protocol")
 REDIS_COMMANDS = (
-    *("auth", "del", "exists", "expire", "get", "hdel", "hgetall", "hmget", "hset", "incrby", "info", "mget", "publish"),
+    *(
+        "auth",
+        "del",
+        "exists",
+        "expire",
+        "get",
+        "hdel",
+        "hgetall",
+        "hmget",
+        "hset",
+        "incrby",
+        "info",
+        "mget",
+        "publish",
+    ),
     *("pubsub", "renamenx"),
     *("select", "set", "subscribe", "xack", "xackdel", "xadd", "xclaim", "xdel", "xgroup", "xinfo", "xpending"),
     *("xrange", "xreadgroup", "other"),

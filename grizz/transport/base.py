@@ -59,8 +59,11 @@ class Home(Protocol):
     def deliver(self, job_id: str, events: Sequence[Event]) -> None:
         """The next events of a response, in order."""
 
-    def interrupted(self, delivery: Delivery) -> Job:
-        """This attempt was lost: close what it left open; the job returned continues there."""
+    def interrupted(self, delivery: Delivery, *, drained: bool = False) -> Job:
+        """This attempt was lost, or `drained`: close what it left open; the job returned continues there."""
+
+    def log_of(self, job_id: str) -> Sequence[Event]:
+        """Every event of a response that this node keeps; none when it does not."""
 
     def buried(self, delivery: Delivery) -> None:
         """The last attempt was lost: end the response as failed."""
@@ -186,6 +189,9 @@ class Transport(Protocol):
 
         Never waits longer than two seconds. Cancel-safe.
         """
+
+    async def leave(self) -> None:
+        """Take no more jobs of others, and wait until none of them runs here. Cancel-safe."""
 
     async def hand_over(self) -> list[str]:
         """While leaving: let another process take over what did not end; the ids of what is in good hands.

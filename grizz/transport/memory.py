@@ -129,6 +129,9 @@ class MemoryTransport:
         """See `Transport.may_speak`: nobody else could have spoken."""
         return True
 
+    async def leave(self) -> None:
+        """See `Transport.leave`: there are no others."""
+
     async def hand_over(self) -> list[str]:
         """See `Transport.hand_over`: nobody is there to take anything."""
         return []

@@ -144,3 +144,101 @@ async def test_tabs_on_several_nodes_read_one_answer(own_redis: RedisServer, tmp
         async with http.get(f"{all_nodes[2].url}/v1/responses/{client.response_id}") as answer:
             assert (await answer.json())["status"] == "completed"
         assert nodes.demo.requests == 2
+
+
+async def test_a_deploy_moves_what_runs_to_another_node_and_clients_resume_mid_word(
+    own_redis: RedisServer, tmp_path: Path
+) -> None:
+    async with nodes_on(own_redis.url, tmp_path) as nodes, aiohttp.ClientSession() as http:
+        home = await nodes.start("--drain-timeout", "0.5", workers__concurrency=1)
+        stays = await nodes.start()
+        here, elsewhere = Client(http, [home, stays]), Client(http, [home, stays])
+        asking = []
+        for client in (here, elsewhere):
+            asking.append(asyncio.create_task(client.ask("[[words:200]] [[rate:50]]")))
+            while len(client.events) < 10:
+                await asyncio.sleep(0.05)
+        assert await home.end() == 0
+        await asyncio.gather(*asking)
+        for client in (here, elsewhere):
+            client.check()
+            assert client.closes == [1012]
+            assert [event["sequence_number"] for event in client.events] == list(range(len(client.events)))
+            assert client.longest_pause_s < 5
+        # What ran at the other node was not even interrupted, what ran here began again, honestly.
+        assert elsewhere.text == numbers(200)
+        output = here.events[-1]["response"]["output"]
+        assert [item["status"] for item in output] == ["incomplete", "completed"]
+        assert output[1]["content"][0]["text"] == numbers(200)
+        assert nodes.demo.requests == 3
+
+
+async def test_a_worker_that_leaves_hands_its_jobs_back_and_that_is_no_attempt(
+    own_redis: RedisServer, tmp_path: Path
+) -> None:
+    async with nodes_on(own_redis.url, tmp_path) as nodes, aiohttp.ClientSession() as http:
+        home = await nodes.start(workers__concurrency=0, workers__max_attempts=1)
+        worker = await nodes.start("--drain-timeout", "0.5")
+        client = Client(http, [home])
+        asking = asyncio.create_task(client.ask("[[words:200]] [[rate:50]]"))
+        while len(client.events) < 10:
+            await asyncio.sleep(0.05)
+        await nodes.start()
+        assert await worker.end() == 0
+        await asking
+        client.check()
+        assert client.closes == []
+        assert client.events[-1]["type"] == "response.completed"
+        assert client.events[-1]["response"]["output"][-1]["content"][0]["text"] == numbers(200)
+
+
+async def test_a_lone_node_that_restarts_goes_on_with_what_it_left(own_redis: RedisServer, tmp_path: Path) -> None:
+    async with nodes_on(own_redis.url, tmp_path) as nodes, aiohttp.ClientSession() as http:
+        old = await nodes.start("--drain-timeout", "0.5")
+        client = Client(http, [old])
+        asking = asyncio.create_task(client.ask("[[words:200]] [[rate:50]]"))
+        while len(client.events) < 10:
+            await asyncio.sleep(0.05)
+        client.nodes = [await nodes.start()]
+        nodes.all[-1].kill()
+        await old.end()
+        client.nodes = [await nodes.start()]
+        await asking
+        client.check()
+        assert client.text == numbers(200)
+
+
+async def test_heirs_of_heirs_are_found(own_redis: RedisServer, tmp_path: Path) -> None:
+    async with nodes_on(own_redis.url, tmp_path) as nodes, aiohttp.ClientSession() as http:
+        first, second, third = [await nodes.start() for _ in range(3)]
+        client = Client(http, [first, second, third])
+        asking = asyncio.create_task(client.ask("[[words:400]] [[rate:50]]", within_s=60))
+        for dying, attempt in ((first, 0), (second, 1)):
+            while len(client.events) < 10 or client.last < attempt * 1_000_000 + 10:
+                await asyncio.sleep(0.05)
+            dying.kill()
+        await asking
+        client.check()
+        assert client.text == numbers(400)
+        assert client.last > 2_000_000
+        assert client.longest_pause_s < 15
+        assert nodes.demo.requests == 3
+
+
+async def test_three_lost_attempts_make_a_dead_letter(own_redis: RedisServer, tmp_path: Path) -> None:
+    async with nodes_on(own_redis.url, tmp_path) as nodes, aiohttp.ClientSession() as http:
+        home = await nodes.start(workers__concurrency=0, workers__lease_s=1)
+        client = Client(http, [home])
+        asking = asyncio.create_task(client.ask("[[words:2000]] [[rate:50]]", within_s=60))
+        for attempt in range(3):
+            worker = await nodes.start(workers__lease_s=1)
+            async with asyncio.timeout(20):
+                while nodes.demo.requests <= attempt:
+                    await asyncio.sleep(0.02)
+            await asyncio.sleep(0.3)
+            worker.kill()
+        await asking
+        client.check()
+        assert client.events[-1]["type"] == "response.failed"
+        listed = own_redis.command("XRANGE", "{grizz}:dead", "-", "+")
+        assert len(listed) == 1 and client.response_id in listed[0][1]

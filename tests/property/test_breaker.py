@@ -13,9 +13,7 @@ FIRST_S, LONGEST_S, SETTLE_S = 1.0, 30.0, 60.0
 
 
 def breaker(threshold: int = 1, jitter: float = 1.0) -> Breaker:
-    return Breaker(
-        threshold=threshold, first_s=FIRST_S, longest_s=LONGEST_S, settle_s=SETTLE_S, jitter=lambda: jitter
-    )
+    return Breaker(threshold=threshold, first_s=FIRST_S, longest_s=LONGEST_S, settle_s=SETTLE_S, jitter=lambda: jitter)
 
 
 class Histories(RuleBasedStateMachine):
@@ -93,6 +91,7 @@ Histories.TestCase.settings = settings(max_examples=150, stateful_step_count=40,
 TestBreakerHistories = Histories.TestCase
 
 
+@settings(deadline=None)
 @given(st.integers(1, 10))
 def test_it_opens_at_the_threshold_and_not_before(threshold: int) -> None:
     made = breaker(threshold)
@@ -128,6 +127,7 @@ def test_a_failed_probe_waits_twice_as_long_up_to_the_longest_wait() -> None:
     assert waits == [1, 2, 4, 8, 16, 30, 30, 30]
 
 
+@settings(deadline=None)
 @given(st.floats(0, 1))
 def test_jitter_shortens_a_wait_by_half_at_most(jitter: float) -> None:
     made = breaker(jitter=jitter)

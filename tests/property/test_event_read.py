@@ -121,6 +121,7 @@ def test_what_does_not_begin_as_the_event_of_that_number_is_refused(data: bytes)
         Event.read(5, data)
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=80), st.integers(0, 100))
 def test_any_bytes_are_read_or_refused(data: bytes, cut: int) -> None:
     for candidate in (data, wire(5)[:cut] + data, wire(5, "response.output_text.delta")[:cut] + data):

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from grizz.core.budget import MONTH_H, Budget, Thrift
@@ -27,6 +27,7 @@ def test_the_burn_is_that_of_the_last_hour_and_no_other():
     assert budget.used == 90
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.floats(0, 300), st.integers(1, 5)), max_size=60))
 def test_what_is_older_than_an_hour_is_never_in_the_burn_and_what_is_younger_than_59_minutes_always(sends):
     budget, now, log = Budget(0), 0.0, []
@@ -81,12 +82,14 @@ def test_a_budget_that_is_almost_gone_keeps_everything_local_even_when_nothing_i
     assert budget.thrift(10 * HOUR, 1.0) is Thrift.LOCAL
 
 
+@settings(deadline=None)
 @given(st.integers(0, 10**12), st.integers(1, 1000), st.floats(0, MONTH_H))
 def test_without_a_budget_nothing_is_ever_saved(commands, processes, left_h):
     budget = burning(0, commands, processes)
     assert budget.thrift(HOUR, left_h) is Thrift.NONE
 
 
+@settings(deadline=None)
 @given(st.floats(0, 1e6), st.floats(0, 120))
 def test_a_process_that_just_started_does_not_take_its_first_commands_for_an_hours_pace(start, later_s):
     budget = Budget(500_000)
@@ -110,6 +113,7 @@ def test_the_shared_tally_replaces_what_was_reported_and_keeps_what_was_sent_mea
     assert (budget.used, budget.unreported) == (213, 3)
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 50), st.booleans()), max_size=40))
 def test_processes_that_report_to_one_tally_count_each_command_once(steps):
     tally, budgets = 0, [Budget(1000) for _ in range(3)]

@@ -5,7 +5,7 @@ import time
 
 import orjson
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from grizz.core.job import Delivery, Job
@@ -84,19 +84,20 @@ async def test_a_field_that_a_later_release_added_does_no_harm():
     assert unpack(orjson.dumps(body | {"new": 1}), CODEC).delivery.job.payload == "hello"
 
 
-values = st.none() | st.integers() | st.floats() | st.text() | st.lists(st.integers(), max_size=2) | st.just({})
+numbers = st.integers(-(2**63), 2**63 - 1) | st.floats()
+values = st.none() | numbers | st.text() | st.lists(numbers, max_size=2) | st.just({})
 
 
+@settings(deadline=None)
 @given(st.dictionaries(st.sampled_from(FIELDS), values))
 def test_whatever_stands_in_its_fields_a_record_is_read_or_unreadable(strange):
     async def check() -> None:
         body = orjson.loads(pack(delivery(), "home", 0.0, CODEC))
         try:
-            unpack(orjson.dumps(body | strange, option=orjson.OPT_PASSTHROUGH_SUBCLASS), CODEC)
+            unpack(orjson.dumps(body | strange), CODEC)
         except UnreadableRecord:
             pass
 
-    strange = {key: value for key, value in strange.items() if not isinstance(value, int) or abs(value) < 2**63}
     asyncio.run(check())
 
 

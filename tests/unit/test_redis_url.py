@@ -3,7 +3,7 @@ from __future__ import annotations
 from urllib.parse import quote
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from grizz.config.redis_url import RedisUrl, is_redis_url, parse_redis_url
@@ -66,6 +66,7 @@ def test_a_password_is_percent_decoded_and_the_last_at_sign_ends_it(written, pas
     assert (parsed.user, parsed.password, parsed.hosts, parsed.db) == ("me", password, (("h", 1),), 2)
 
 
+@settings(deadline=None)
 @given(st.text(), st.text())
 def test_whatever_is_percent_encoded_comes_back_and_shows_nowhere(user, password):
     parsed = parse_redis_url(f"rediss://{quote(user, safe='')}:{quote(password + 'hunter2', safe='')}@h/1")
@@ -125,6 +126,7 @@ def test_what_is_none_of_them_is_refused_without_a_word_of_its_password(url):
     assert "hunter2" not in str(caught.value)
 
 
+@settings(deadline=None)
 @given(st.text(alphabet="redisunx+clutr:/@?=&,[].%0a1 é", max_size=30))
 def test_any_text_is_taken_or_refused(text):
     for prefix in ("", "redis://", "unix://", "redis+sentinel://", "redis+cluster://"):

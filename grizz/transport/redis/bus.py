@@ -186,6 +186,7 @@ class Bus:
     def _publish(self, node: str, parts: list[tuple[Part, Sequence[bytes]]]) -> None:
         head = orjson.dumps({"v": VERSION, "from": self.node, "parts": [part for part, _ in parts]})
         payload = b"\n".join([head, *(line for _, lines in parts for line in lines)])
+
         def then(reply: Any) -> None:
             if isinstance(reply, int):
                 for watcher in self._watchers:

@@ -25,7 +25,7 @@ _TICK_S = 0.1
 _HOUR_S = 3600
 # Dead letters beyond this push the oldest out.
 _MAX_DEAD = 1000
-# What waits while Redis is gone; beyond it the oldest history is given up, and settled entries are left to their tokens.
+# What waits while Redis is gone; beyond it the oldest history is given up, and settled entries are left to rot.
 _MAX_WAITING_BYTES = 16 << 20
 _MAX_WAITING = 10_000
 

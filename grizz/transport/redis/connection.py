@@ -77,7 +77,7 @@ class Wire:
         place = await _find(self._target)
         connection = _connection(self._target, place)
         try:
-            await connection.connect()
+            await connection.connect()  # type: ignore[no-untyped-call]
         except BaseException:
             await _shut(connection)
             raise
@@ -236,7 +236,7 @@ async def _find(target: Target) -> Place | None:
 async def _ask_once(target: Target, host: Place, url: RedisUrl, command: Command) -> Any:
     connection = _connection(Target(url=url, slot_key="", ca_file=target.ca_file), host)
     try:
-        await connection.connect()
+        await connection.connect()  # type: ignore[no-untyped-call]
         await connection.send_packed_command(connection.pack_command(*command), check_health=False)
         return await connection.read_response(timeout=math.inf)
     finally:

@@ -69,6 +69,9 @@ class Errands:
     Args:
         lease_s: an errand whose worker was silent for longer is not vouched for.
         tell_every_s: a home hears of each running errand this often at least.
+
+    Attributes:
+        idle: set while none is running.
     """
 
     def __init__(self, bus: Bus, *, lease_s: float, tell_every_s: float) -> None:
@@ -76,6 +79,8 @@ class Errands:
         self._lease_s = lease_s
         self._tell_every_s = tell_every_s
         self._running: dict[str, Errand] = {}
+        self.idle = asyncio.Event()
+        self.idle.set()
         self._ended: OrderedDict[str, Errand] = OrderedDict()
 
     def __len__(self) -> int:
@@ -87,6 +92,7 @@ class Errands:
     def begin(self, errand: Errand) -> None:
         """A worker of this node is about to run it."""
         self._running[errand.delivery.token] = errand
+        self.idle.clear()
 
     def running(self, token: str) -> Errand | None:
         """The running errand of that token."""
@@ -124,7 +130,7 @@ class Errands:
 
     def settle(self, errand: Errand, now: float) -> None:
         """It has ended; its log stays for a while, should its home have missed something."""
-        del self._running[errand.delivery.token]
+        self.drop(errand)
         errand.ended_at = now
         self._ended[errand.delivery.token] = errand
         while len(self._ended) > _KEEP:
@@ -133,6 +139,8 @@ class Errands:
     def drop(self, errand: Errand) -> None:
         """It is not this node's business any more."""
         self._running.pop(errand.delivery.token, None)
+        if not self._running:
+            self.idle.set()
 
     def resend(self, token: str, after: int) -> bool:
         """Send a log again from a number on; False when it is not known here, or its worker is silent."""

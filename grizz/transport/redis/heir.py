@@ -166,6 +166,8 @@ class Heir:
         me = self._node()
         mine, theirs = self._keys.records(node, me), self._keys.records(node)
         first = await self._link.ask("SET", self._keys.heir(node), me, "NX", "EX", _MARK_S)
+        if not first:
+            await self._follow_the_chain(node)
         won = await self._rename(theirs, mine)
         await self._transport.inherit(node)
         if first or won:
@@ -176,6 +178,12 @@ class Heir:
             await self._begin_anew([flat[index + 1] for index in range(0, len(flat), 2)])
             await self._link.ask("DEL", mine)
         await self._reclaim(node)
+
+    async def _follow_the_chain(self, node: str) -> None:
+        """Somebody else took it over before, and may be gone too."""
+        heir = (await self._link.ask("GET", self._keys.heir(node)) or b"").decode()
+        if heir not in ("", self._node(), node) and not await self._listeners(heir):
+            await self._take_over(heir)
 
     async def _rename(self, theirs: str, mine: str) -> bool:
         try:
@@ -207,7 +215,8 @@ class Heir:
             return
         self._metrics.redis.adopted.inc()
         if spent:
-            self._transport.bury_adopted(dataclasses.replace(delivery, job=job))
+            self._transport.jobs.papers.bury(job, delivery.attempt, f"{delivery.attempt} attempts were lost")
+            self._home.buried(dataclasses.replace(delivery, job=job))
             return
         try:
             await self._transport.put(job, delivery.attempt)

@@ -88,6 +88,7 @@ class Link:
         self._pending: deque[tuple[Command, Then | None]] = deque()
         self._pending_bytes = 0
         self._work = asyncio.Event()
+        self._idle = asyncio.Event()
         self._broken = asyncio.Event()
         self._fault = Fault.DOWN
         self.is_up = False
@@ -133,10 +134,10 @@ class Link:
     async def close(self) -> None:
         """Send what waits, within `DEADLINE_S`, then close all connections."""
         self.closing = True
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(DEADLINE_S):
-                while self.is_up and self._pending:
-                    await asyncio.sleep(0.01)
+        if self.is_up:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(DEADLINE_S):
+                    await self._idle.wait()
         self.is_up = False
         for wire in (self._cmd, self._reader, self._sub):
             await wire.close()
@@ -155,6 +156,7 @@ class Link:
             return False
         self._pending_bytes += size
         self._pending.append((command, then))
+        self._idle.clear()
         self._work.set()
         return True
 
@@ -224,8 +226,8 @@ class Link:
             breaker = self._breakers[self._fault]
             breaker.failed(_now())
             self._metrics.breaker(self._fault)
-            while not breaker.allows(_now()):
-                await asyncio.sleep(breaker.wait_s(_now()))
+            await asyncio.sleep(breaker.wait_s(_now()))
+            breaker.allows(_now())
 
     def _could_not(self, error: BaseException, first: asyncio.Future[None]) -> None:
         fault = fault_of(error)
@@ -246,6 +248,7 @@ class Link:
             breaker.succeeded(_now())
         self._metrics.breaker(None)
         self._broken.clear()
+        self._idle.set()
         self.is_up = True
         log.info("redis in use", extra={"redis": self.where})
         self._session.up()
@@ -292,6 +295,8 @@ class Link:
                     self._room.succeeded(_now())
                 if then is not None:
                     then(reply)
+            if not self._pending:
+                self._idle.set()
 
     def _refused(self, command: Command, error: RedisError) -> None:
         """An error reply: some concern the whole link, some only what was asked."""

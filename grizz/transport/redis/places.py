@@ -79,6 +79,10 @@ class Places:
         """The place of a job that is over."""
         return self._places.pop(job_id, None)
 
+    def clear(self) -> None:
+        """Forget all."""
+        self._places.clear()
+
     def at(self, worker: str) -> list[str]:
         """The jobs that a node runs for this one."""
         return [place.job_id for place in self._places.values() if place.worker == worker]
