@@ -27,6 +27,8 @@ examples:
   OPENAI_API_KEY=... python grizz.py              answers by OpenAI
   OPENAI_BASE_URL=http://127.0.0.1:11434/v1 python grizz.py
                                                   answers by any compatible server, here a local one
+  python grizz.py --redis-url redis://127.0.0.1   one of several processes that share their work
+  python grizz.py dead-letters list               jobs that were given up; also: requeue, drop
   python grizz.py --check-config                  show every setting, its value and where it came from
 
 Flags override GRIZZ_SECTION_KEY variables, those override OPENAI_API_KEY, OPENAI_BASE_URL and OPENAI_MODEL,
@@ -36,7 +38,10 @@ those override config.toml. That file lists all settings. Secrets come from the 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line `argv` (without the program's name; the process's own if None); the exit status."""
-    options = vars(_parser().parse_args(argv))
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if arguments[:1] == ["dead-letters"]:
+        return _dead_letters(arguments[1:])
+    options = vars(_parser().parse_args(arguments))
     try:
         loaded = _load(options)
         if options["check_config"]:
@@ -50,6 +55,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     from grizz.app import serve
 
     return serve(loaded.settings)
+
+
+def _dead_letters(arguments: Sequence[str]) -> int:
+    from grizz import dead_letters
+
+    parser = argparse.ArgumentParser(
+        prog="grizz dead-letters",
+        description="Jobs whose attempts are spent: list them, run them again, or forget them.",
+        allow_abbrev=False,
+    )
+    dead_letters.add_arguments(parser)
+    _add_flag(parser, "redis.url", "URL")
+    _add_config(parser)
+    options = parser.parse_args(arguments)
+    try:
+        loaded = _load(vars(options))
+    except ConfigError as error:
+        print(_complaint(error), file=sys.stderr)
+        return 2
+    return dead_letters.run(loaded.settings, options)
 
 
 def report(loaded: Loaded) -> str:
@@ -82,12 +107,7 @@ def _parser() -> argparse.ArgumentParser:
         for key, metavar in settings.items():
             _add_flag(group, key, metavar)
     other = parser.add_argument_group("other")
-    other.add_argument(
-        "--config",
-        metavar="FILE",
-        type=Path,
-        help="read settings from FILE (default: config.toml in the current directory if there is one; env: none)",
-    )
+    _add_config(other)
     other.add_argument(
         "--check-config",
         action="store_true",
@@ -98,7 +118,16 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_flag(group: argparse._ArgumentGroup, key: str, metavar: str) -> None:
+def _add_config(group: argparse._ActionsContainer) -> None:
+    group.add_argument(
+        "--config",
+        metavar="FILE",
+        type=Path,
+        help="read settings from FILE (default: config.toml in the current directory if there is one; env: none)",
+    )
+
+
+def _add_flag(group: argparse._ActionsContainer, key: str, metavar: str) -> None:
     item = SETTINGS[key]
     choices = f": {', '.join(item.choices)}" if item.choices else ""
     default = item.render(item.default).strip('"') or "none"

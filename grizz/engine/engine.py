@@ -307,6 +307,13 @@ class Engine:
         self._append(reply, [*(() if whole else begun.take()), *log], now)
         return job
 
+    def forget(self, job_id: str) -> None:
+        """How it ended is not true any more: it runs again, somewhere."""
+        reply = self.replies.get(job_id)
+        if reply is not None and reply.ended:
+            self.replies.remove(reply)
+        self.history.forget(job_id)
+
     def deposed(self) -> None:
         """Others speak for this node's responses now: not one more word of them from here."""
         for reply in self.replies.all_running():

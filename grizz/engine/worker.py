@@ -71,6 +71,12 @@ class Work:
         request = Request(model=body["model"], input=tuple(items), fields=body["fields"])
         return cls(request, context, {**body["response"], "output": []})
 
+    @staticmethod
+    def in_background(body: dict[str, Any]) -> dict[str, Any]:
+        """What `to_wire` gave, as work that nobody needs to watch."""
+        fields, response = {**body["fields"], "background": True}, {**body["response"], "background": True}
+        return {**body, "fields": fields, "response": response}
+
     @property
     def may_keep(self) -> bool:
         """May it be kept after the response has ended?"""

@@ -90,6 +90,9 @@ class Home(Protocol):
     def knows(self, job_id: str) -> bool:
         """Is the response's log kept here, as its home?"""
 
+    def forget(self, job_id: str) -> None:
+        """How it ended is not true any more: it runs again, somewhere."""
+
     def deposed(self) -> None:
         """Others took this node's responses over while it was silent: forget them without another word."""
 

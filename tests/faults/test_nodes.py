@@ -4,16 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import sys
+from asyncio.subprocess import PIPE, STDOUT
 from pathlib import Path
 
 import aiohttp
 import pytest
 
-from tests.nodes import Client, nodes_on
+from tests.nodes import ROOT, Client, nodes_on
 from tests.player import numbers
 from tests.redis_servers import RedisServer
 
 pytestmark = pytest.mark.timeout(120)
+
+
+async def dead_letters(redis: RedisServer, status: int, *arguments: str) -> str:
+    """Run the command as an operator does; everything it printed."""
+    command = [sys.executable, str(ROOT / "grizz.py"), "dead-letters", *arguments, "--redis-url", redis.url]
+    process = await asyncio.create_subprocess_exec(*command, stdout=PIPE, stderr=STDOUT)
+    printed, _ = await process.communicate()
+    assert process.returncode == status, printed.decode()
+    return printed.decode()
 
 
 async def test_an_answer_run_elsewhere_reads_like_one_run_at_home(own_redis: RedisServer, tmp_path: Path) -> None:
@@ -242,3 +253,15 @@ async def test_three_lost_attempts_make_a_dead_letter(own_redis: RedisServer, tm
         assert client.events[-1]["type"] == "response.failed"
         listed = own_redis.command("XRANGE", "{grizz}:dead", "-", "+")
         assert len(listed) == 1 and client.response_id in listed[0][1]
+        assert client.response_id in await dead_letters(own_redis, 0, "list")
+        assert "no such dead letter" in await dead_letters(own_redis, 1, "drop", "resp_nothing")
+        assert "requeue what?" in await dead_letters(own_redis, 2, "requeue")
+        worker = await nodes.start()
+        assert "requeued 1" in await dead_letters(own_redis, 0, "requeue", client.response_id)
+        assert "no dead letters" in await dead_letters(own_redis, 0, "list")
+        async with asyncio.timeout(10):
+            while nodes.demo.requests < 4:
+                await asyncio.sleep(0.05)
+        for node in (home, worker):
+            async with http.get(f"{node.url}/v1/responses/{client.response_id}") as answer:
+                assert (answer.status, (await answer.json())["status"]) == (200, "in_progress")

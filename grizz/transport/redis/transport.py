@@ -36,7 +36,7 @@ from grizz.transport.redis.dispatch import PROBE_S, Dispatcher
 from grizz.transport.redis.errands import Errand, Errands
 from grizz.transport.redis.keys import GROUP, Keys
 from grizz.transport.redis.link import BLOCK_S, Link
-from grizz.transport.redis.record import Codec, Record, UnreadableRecord
+from grizz.transport.redis.record import Codec, Record, UnreadableRecord, home_of
 
 log = logging.getLogger(__name__)
 
@@ -116,6 +116,7 @@ class RedisTransport:
         bus.on("stop", self._on_stop)
         bus.on("again", self._on_again)
         bus.on("orphan", self._on_orphan)
+        bus.on("requeued", lambda sender, part, lines: self._home.forget(part["id"]))
 
     def __repr__(self) -> str:
         return f"<RedisTransport of {self._bus.node}: {self.jobs!r}, {self.errands!r}, {self._link!r}>"
@@ -345,7 +346,10 @@ class RedisTransport:
 
     def _take_requeued(self, entry: bytes, found: Record) -> None:
         """A dead letter that was requeued has no home left; whoever reads it is its home."""
-        job = self._home.adopt(found.delivery.job, 2, None)
+        job_id = found.delivery.job.id
+        self._home.forget(job_id)
+        self._bus.post(home_of(job_id), {"k": "requeued", "id": job_id})
+        job = self._home.adopt(found.delivery.job, found.delivery.attempt + 1, None)
         self._chores.entry(entry)
         if job is not None:
             self._tasks.spawn(self.put(job), name=f"put requeued {job.id}")
