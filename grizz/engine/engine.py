@@ -307,12 +307,16 @@ class Engine:
         self._append(reply, [*(() if whole else begun.take()), *log], now)
         return job
 
-    def forget(self, job_id: str) -> None:
-        """How it ended is not true any more: it runs again, somewhere."""
+    def forget(self, job_id: str, node: str) -> None:
+        """How it ended is not true any more: it runs again, at that node."""
         reply = self.replies.get(job_id)
         if reply is not None and reply.ended:
             self.replies.remove(reply)
         self.history.forget(job_id)
+        if self._archive is not None:
+            self._archive.discard(job_id)
+        if self.peers is not None:
+            self.peers.moved(job_id, node)
 
     def deposed(self) -> None:
         """Others speak for this node's responses now: not one more word of them from here."""

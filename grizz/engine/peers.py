@@ -24,6 +24,7 @@ _LINGER_S = 10.0
 _KEEP_ENDED_S = 60.0
 _MAX_MIRRORS = 10_000
 _MAX_FOLLOWERS = 1000
+_MAX_MOVED = 1000
 # A question is asked again this often while nobody answers.
 _ASK_EVERY_S = 1.0
 _READ = 4096
@@ -105,12 +106,14 @@ class Peers:
         self._searches: dict[str, asyncio.Task[Reply | None]] = {}
         self._answers: dict[str, asyncio.Event] = {}
         self._unknown: dict[str, set[str]] = {}
+        self._moved: dict[str, str] = {}
         self._audience: dict[str, int] = {}
         bus.on("follow", self._on_follow)
         bus.on("unfollow", self._on_unfollow)
         bus.on("unknown", self._on_unknown)
         bus.on("followed", self._on_followed)
         bus.on("mirror", self._on_mirror)
+        bus.on("moved", self._on_moved)
         bus.on("cancel", self._on_cancel)
 
     def __repr__(self) -> str:
@@ -126,6 +129,12 @@ class Peers:
         found = self._mirrors.pop(response_id, None)
         return None if found is None else found.reply
 
+    def moved(self, response_id: str, node: str) -> None:
+        """Its home is not the node that its id names."""
+        self._moved[response_id] = node
+        while len(self._moved) > _MAX_MOVED:
+            del self._moved[next(iter(self._moved))]
+
     def remove(self, reply: Reply) -> None:
         """It was deleted."""
         self._mirrors.pop(reply.id, None)
@@ -138,7 +147,7 @@ class Peers:
         mirror = self.mirror(response_id)
         if mirror is not None:
             return mirror if mirror.owner == owner else None
-        home = _home(response_id)
+        home = self._moved.get(response_id) or _home(response_id)
         if home is None or home == self._bus.node:
             return None
         search = self._searches.get(response_id)
@@ -208,8 +217,9 @@ class Peers:
             while loop.time() - began < self._lease_s + 6.0:
                 if (local := self._local(response_id)) is not None:
                     return local
-                if await self._ask(response_id, home, answered):
-                    return self.mirror(response_id) or self._local(response_id)
+                home = self._moved.get(response_id, home)
+                if await self._ask(response_id, home, answered) and (found := self.mirror(response_id)) is not None:
+                    return found
                 if self._unknown[response_id] and len(self._unknown[response_id]) >= self._audience.get(home, 0):
                     return None
                 if not self._audience.get(home):
@@ -246,6 +256,9 @@ class Peers:
             return
         response_id = part["id"]
         reply = self._local(response_id)
+        if reply is None and response_id in self._moved:
+            self._bus.post(sender, {"k": "moved", "id": response_id, "to": self._moved[response_id]})
+            return
         if reply is None or len(self._followers) >= _MAX_FOLLOWERS:
             self._bus.post(sender, {"k": "unknown", "id": response_id})
             return
@@ -284,6 +297,11 @@ class Peers:
             self._unknown[part["id"]].add(sender)
             if len(self._unknown[part["id"]]) >= self._audience.get(_home(part["id"]) or "", 1):
                 answered.set()
+
+    def _on_moved(self, sender: str, part: Part, lines: Sequence[bytes]) -> None:
+        self.moved(part["id"], part["to"])
+        if (answered := self._answers.get(part["id"])) is not None:
+            answered.set()
 
     def _on_followed(self, sender: str, part: Part, lines: Sequence[bytes]) -> None:
         response_id = part["id"]

@@ -90,8 +90,8 @@ class Home(Protocol):
     def knows(self, job_id: str) -> bool:
         """Is the response's log kept here, as its home?"""
 
-    def forget(self, job_id: str) -> None:
-        """How it ended is not true any more: it runs again, somewhere."""
+    def forget(self, job_id: str, node: str) -> None:
+        """How it ended is not true any more: it runs again, at that node."""
 
     def deposed(self) -> None:
         """Others took this node's responses over while it was silent: forget them without another word."""

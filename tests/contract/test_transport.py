@@ -53,11 +53,13 @@ class Recorder:
         self.free = free
         self.delivered: list[tuple[str, int]] = []
         self.lost: list[tuple[str, int]] = []
+        self.drained: list[tuple[str, int]] = []
         self.dead: list[str] = []
         self.late: list[str] = []
         self.ended: list[tuple[str, Cause]] = []
         self.adopted: list[str] = []
         self.deposals: list[str] = []
+        self.forgotten: list[str] = []
         self.stops: list[tuple[Delivery, Cause]] = []
         self.abandoned: list[Delivery] = []
 
@@ -69,8 +71,8 @@ class Recorder:
     def deliver(self, job_id: str, events: Sequence[Event]) -> None:
         self.delivered += [(job_id, event.seq) for event in events]
 
-    def interrupted(self, delivery: Delivery) -> Job:
-        self.lost.append((delivery.job.id, delivery.attempt))
+    def interrupted(self, delivery: Delivery, *, drained: bool = False) -> Job:
+        (self.drained if drained else self.lost).append((delivery.job.id, delivery.attempt))
         output = (*delivery.job.output, {"left by": delivery.attempt})
         return dataclasses.replace(delivery.job, next_seq=delivery.job.next_seq + 10, output=output)
 
@@ -89,6 +91,12 @@ class Recorder:
 
     def knows(self, job_id: str) -> bool:
         return True
+
+    def log_of(self, job_id: str) -> Sequence[Event]:
+        return ()
+
+    def forget(self, job_id: str) -> None:
+        self.forgotten.append(job_id)
 
     def deposed(self) -> None:
         self.deposals.append("deposed")
@@ -511,6 +519,22 @@ async def tried_twice(transport: Transport, told: Recorder) -> None:
     await transport.ack(delivery)
 
 
+async def tried_again_while_no_slot_is_free(transport: Transport, told: Recorder) -> None:
+    first = await leased(transport)
+    told.free = 0  # a run counts until it has settled: its slot is not free yet
+    await transport.nack(first)
+    told.free = 4
+    await tried_last(transport)
+
+
+async def released_while_no_slot_is_free(transport: Transport, told: Recorder) -> None:
+    first = await leased(transport)
+    told.free = 0
+    await transport.release(first)
+    told.free = 4
+    await acknowledged(transport, told)
+
+
 async def released_and_withdrawn(transport: Transport, told: Recorder) -> None:
     await transport.release(await leased(transport))
     await until(lambda: transport.depth().queued == 1)
@@ -537,7 +561,16 @@ async def overdue(transport: Transport, told: Recorder) -> None:
     await until(lambda: told.late == ["a"])
 
 
-ENDS = [acknowledged, tried_twice, released_and_withdrawn, silent_and_overtaken, withdrawn_at_once, overdue]
+ENDS = [
+    acknowledged,
+    tried_twice,
+    tried_again_while_no_slot_is_free,
+    released_while_no_slot_is_free,
+    released_and_withdrawn,
+    silent_and_overtaken,
+    withdrawn_at_once,
+    overdue,
+]
 
 
 @pytest.mark.parametrize("free", [4, 0], ids=["a slot is free", "none is free at first"])
@@ -669,6 +702,41 @@ async def test_a_job_of_which_nothing_was_heard_is_run_again(elsewhere: Elsewher
     await elsewhere.ack(again)
     await until(lambda: told.delivered)
     assert told.heard == {"delivered": [("a", 0), ("a", 1)]}
+
+
+async def test_a_drained_attempt_is_none_though_what_it_said_stands(elsewhere: Elsewhere, told: Recorder) -> None:
+    await elsewhere.put(job("a"))
+    leaving = await leased(elsewhere)
+    elsewhere.publish(leaving, [event(0)])
+    await until(lambda: told.delivered)
+    await elsewhere.release(leaving)
+    again = await leased(elsewhere)
+    assert (again.attempt, again.job.next_seq, again.job.output) == (1, 10, ({"left by": 1},))
+    assert told.heard == {"delivered": [("a", 0)], "drained": [("a", 1)]}
+
+
+async def test_a_node_that_leaves_finishes_what_it_has_and_takes_nothing_more(
+    elsewhere: Elsewhere, redis_server: RedisServer, told: Recorder
+) -> None:
+    await elsewhere.put(job("a"))
+    running = await leased(elsewhere)
+    leaving = asyncio.create_task(elsewhere.worker.transport.leave())
+    waiting = asyncio.create_task(elsewhere.lease())
+    await asyncio.sleep(0)
+    redis_server.reset()
+    await elsewhere.put(job("b"))
+    await asyncio.sleep(LEASE_S / 2)
+    await elsewhere.renew(running)
+    await asyncio.sleep(LEASE_S / 2)
+    assert not leaving.done()
+    elsewhere.publish(running, [event(0, END)])
+    await elsewhere.ack(running)
+    await leaving
+    await until(lambda: told.delivered == [("a", 0)])
+    assert not waiting.done()
+    assert elsewhere.depth().queued == 1
+    assert redis_server.calls()["xadd"] <= 2  # it may have been asked for already, but is not offered in circles
+    waiting.cancel()
 
 
 async def test_what_a_stranger_says_of_a_job_is_dropped_and_he_is_told(elsewhere: Elsewhere, told: Recorder) -> None:

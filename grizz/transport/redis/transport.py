@@ -116,7 +116,7 @@ class RedisTransport:
         bus.on("stop", self._on_stop)
         bus.on("again", self._on_again)
         bus.on("orphan", self._on_orphan)
-        bus.on("requeued", lambda sender, part, lines: self._home.forget(part["id"]))
+        bus.on("requeued", lambda sender, part, lines: self._home.forget(part["id"], sender))
 
     def __repr__(self) -> str:
         return f"<RedisTransport of {self._bus.node}: {self.jobs!r}, {self.errands!r}, {self._link!r}>"
@@ -347,7 +347,7 @@ class RedisTransport:
     def _take_requeued(self, entry: bytes, found: Record) -> None:
         """A dead letter that was requeued has no home left; whoever reads it is its home."""
         job_id = found.delivery.job.id
-        self._home.forget(job_id)
+        self._home.forget(job_id, self._bus.node)
         self._bus.post(home_of(job_id), {"k": "requeued", "id": job_id})
         job = self._home.adopt(found.delivery.job, found.delivery.attempt + 1, None)
         self._chores.entry(entry)
