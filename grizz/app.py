@@ -15,9 +15,10 @@ from urllib.parse import urlsplit
 
 from grizz import __version__
 from grizz.config import Settings
-from grizz.engine.engine import Engine, new_id
+from grizz.engine.engine import Engine
 from grizz.engine.flusher import Flusher
 from grizz.engine.history import History
+from grizz.engine.ids import new_id
 from grizz.engine.models import Models
 from grizz.engine.replies import Replies
 from grizz.engine.worker import Pool, Rules
@@ -129,7 +130,7 @@ class App:
         self.transport: Transport = self.scaled.transport if self.scaled else self._build_memory()
         self.pool = self._build_pool()
         self.engine = self._build_engine()
-        self.transport.connect(self.engine, self.pool)
+        self.transport.connect(self.engine.home, self.pool)
         if self.scaled is not None:
             self.scaled.join(self.engine, self.pool)
         self._watch()
@@ -249,6 +250,7 @@ class App:
             concurrent_per_owner=settings.limits.concurrent_responses_per_user,
             readers_per_response=settings.limits.readers_per_response,
             lease_s=settings.workers.lease_s,
+            keep_s=settings.history.keep_s,
             archive=scaled.archive if scaled else None,
         )
 

@@ -111,14 +111,14 @@ class Scaled:
             chores=self.chores,
             transport=self.transport,
             codec=CODEC,
-            home=engine,
+            home=engine.home,
             metrics=self._metrics,
             tasks=self._tasks,
             max_attempts=self._settings.workers.max_attempts,
             archived=self.archive.fetch,
             node=lambda: self.bus.node,
         )
-        engine.peers = Peers(
+        peers = engine.library.peers = Peers(
             bus=self.bus,
             finder=heir,
             tasks=self._tasks,
@@ -126,7 +126,7 @@ class Scaled:
             local=engine.replies.get,
             cancel=engine.stop,
         )
-        self.bus.watch(engine.peers.reached)
+        self.bus.watch(peers.reached)
         self.transport.handed_over = Handover(
             keys=self.keys,
             link=self.link,
@@ -134,7 +134,7 @@ class Scaled:
             chores=self.chores,
             transport=self.transport,
             codec=CODEC,
-            home=engine,
+            home=engine.home,
             workers=pool,
             tasks=self._tasks,
         ).give

@@ -52,7 +52,9 @@ class RedisUrl:
     @property
     def where(self) -> str:
         """The place, without anything secret."""
-        places = ",".join(f"{host}:{port}" for host, port in self.hosts) or self.path
+        places = (
+            ",".join(f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in self.hosts) or self.path
+        )
         return f"{self.master}@{places}" if self.master else places
 
 

@@ -52,6 +52,7 @@ class Turn:
         scope: the connection that alone may find it, or None when all of its owner's may.
         size: bytes it holds.
         gone: it was dropped, and what it held with it.
+        touched_at: when its stored copy was last told to live on, seconds since the epoch.
     """
 
     id: str
@@ -64,8 +65,10 @@ class Turn:
     size: int = 0
     used_at: float = 0.0
     gone: bool = False
+    touched_at: float = 0.0
 
     def __post_init__(self) -> None:
+        self.touched_at = float(self.response.get("created_at", 0))
         self.size = len(orjson.dumps(list(self.input))) + len(orjson.dumps(self.response))
 
     def to_wire(self) -> bytes:

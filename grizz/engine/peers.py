@@ -27,7 +27,7 @@ _MAX_FOLLOWERS = 1000
 _MAX_MOVED = 1000
 # A question is asked again this often while nobody answers.
 _ASK_EVERY_S = 1.0
-_READ = 4096
+_READ = 256  # events in one part; a message is cut between parts only
 
 
 class _Follower:

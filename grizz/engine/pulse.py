@@ -30,18 +30,18 @@ class Pulse:
     def __init__(self, lease_s: float, may_speak: Callable[[], Awaitable[bool]]) -> None:
         self._lease_s = lease_s
         self._may_speak = may_speak
-        self._beat_at = time.monotonic()
+        self._beat_at = _clock()
         self._sure = asyncio.Event()
         self._sure.set()
         self.after: Callable[[], None] = lambda: None
 
     def __repr__(self) -> str:
-        return f"<Pulse {time.monotonic() - self._beat_at:.1f} s ago{'' if self._sure.is_set() else ', unsure'}>"
+        return f"<Pulse {_clock() - self._beat_at:.1f} s ago{'' if self._sure.is_set() else ', unsure'}>"
 
     @property
     def is_sure(self) -> bool:
         """May something be sent? The event loop's own clock is not asked: it is read once for each of its rounds."""
-        return self._sure.is_set() and time.monotonic() - self._beat_at <= self._lease_s
+        return self._sure.is_set() and _clock() - self._beat_at <= self._lease_s
 
     async def sure(self) -> None:
         """Wait until it is known who speaks. Cancel-safe."""
@@ -51,15 +51,21 @@ class Pulse:
     async def beat(self) -> None:
         """Run for as long as the process does."""
         while True:
-            gap = time.monotonic() - self._beat_at
+            gap = _clock() - self._beat_at
             if gap > self._lease_s:
                 self._sure.clear()
                 log.warning("this process stood still", extra={"gap_s": round(gap, 1)})
                 try:
                     await self._may_speak()
                 finally:
-                    self._beat_at = time.monotonic()
+                    self._beat_at = _clock()
                     self._sure.set()
                     self.after()
-            self._beat_at = time.monotonic()
+            self._beat_at = _clock()
             await asyncio.sleep(_EVERY_S)
+
+
+def _clock() -> float:
+    """Seconds that also pass while the machine is suspended, where the system counts them (Linux: CLOCK_BOOTTIME)."""
+    boottime = getattr(time, "CLOCK_BOOTTIME", None)
+    return time.monotonic() if boottime is None else time.clock_gettime(boottime)

@@ -138,6 +138,7 @@ class Reply:
         self._events = []
         self._first = 0
         self.attempt = attempt
+        self.ended_at, self.started = None, False
         self.extend(events, now)
 
     def revoke(self) -> None:

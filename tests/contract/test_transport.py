@@ -769,6 +769,27 @@ async def test_a_stopped_job_whose_worker_falls_silent_ends_with_its_cause(
     }
 
 
+async def test_an_entry_whose_removal_was_lost_with_the_link_is_removed_later(
+    elsewhere: Elsewhere, redis_server: RedisServer, told: Recorder
+) -> None:
+    send, link = elsewhere.worker.link.send, elsewhere.worker.link
+
+    def lossy(*command: Any, then: Callable[[Any], None] | None = None) -> bool:
+        if command[0] not in ("XACK", "XDEL", "XACKDEL"):
+            return send(*command, then=then)
+        link.fail(ConnectionError("the test breaks it"))
+        return True
+
+    link.send = lossy
+    await elsewhere.put(job("a"))
+    await acknowledged(elsewhere, told)
+    await until(lambda: not link.is_up)
+    link.send = send
+    await until(lambda: link.is_up)
+    await until(lambda: stored(redis_server) == {})
+    assert told.heard == {"delivered": [("a", 0)]}
+
+
 async def test_thirty_jobs_leave_nothing_but_their_history(
     elsewhere: Elsewhere, redis_server: RedisServer, told: Recorder
 ) -> None:

@@ -38,11 +38,12 @@ Handler = Callable[[str, Part, Sequence[bytes]], None]
 class _Mailbox:
     """What waits for one node."""
 
-    __slots__ = ("bytes", "due_at", "parts", "sent_at", "sources", "timer")
+    __slots__ = ("bytes", "due_at", "items", "sent_at", "sources", "timer")
 
     def __init__(self) -> None:
-        self.parts: list[tuple[Part, Sequence[bytes]]] = []
-        self.sources: dict[Source, None] = {}
+        # In the order they came; a source stands where it was first ready.
+        self.items: list[tuple[Part, Sequence[bytes]] | Source] = []
+        self.sources: set[Source] = set()
         self.bytes = 0
         self.sent_at = 0.0
         self.due_at = 0.0
@@ -89,7 +90,7 @@ class Bus:
         box = self._box(node)
         if lines:
             part = {**part, "n": len(lines)}
-        box.parts.append((part, lines))
+        box.items.append((part, lines))
         box.bytes += sum(map(len, lines)) + 100
         self._schedule(node, box, Haste.NOW if box.bytes > _MESSAGE_BYTES else haste)
         return True
@@ -99,7 +100,9 @@ class Bus:
         if not self._link.is_up:
             return False
         box = self._box(node)
-        box.sources[source] = None
+        if source not in box.sources:
+            box.sources.add(source)
+            box.items.append(source)
         self._schedule(node, box, haste)
         return True
 
@@ -129,16 +132,16 @@ class Bus:
                 raise ValueError(f"version {message['v']}")
             sender, parts = str(message["from"]), message["parts"]
             lines = rest.split(b"\n") if rest else []
-        except (ValueError, KeyError, TypeError) as error:
+            counts = [int(part.get("n", 0)) for part in parts]
+            handlers = [self._handlers.get(part.get("k")) for part in parts]
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             self._metrics.errors.labels("message").inc()
             log.warning("a message from another node cannot be read", extra={"err": repr(error)[:200]})
             return
         at = 0
-        for part in parts:
-            count, kind = part.get("n", 0), part.get("k")
-            handler = self._handlers.get(kind)
+        for part, count, handler in zip(parts, counts, handlers, strict=True):
             # An heir hears what it said itself to the node it took over.
-            if handler is not None and (sender != self.node or kind == "echo"):
+            if handler is not None and (sender != self.node or part["k"] == "echo"):
                 self._handle(handler, sender, part, lines[at : at + count])
             at += count
 
@@ -176,10 +179,11 @@ class Bus:
         if box.timer is not None:
             box.timer.cancel()
         box.timer, box.sent_at = None, asyncio.get_running_loop().time()
-        parts, box.parts, box.bytes = box.parts, [], 0
-        sources, box.sources = box.sources, {}
-        for source in sources:
-            parts.extend(source.collect())
+        items, box.items, box.bytes = box.items, [], 0
+        box.sources.clear()
+        parts: list[tuple[Part, Sequence[bytes]]] = []
+        for item in items:
+            parts.extend([item] if isinstance(item, tuple) else item.collect())
         while parts:
             self._publish(node, _cut(parts))
 

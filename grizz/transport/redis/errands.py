@@ -14,6 +14,8 @@ from grizz.transport.base import Bus, Haste, Part
 # How long the log of an ended errand is kept, for a home that missed the end, and how many of them.
 _KEEP_S = 60.0
 _KEEP = 1000
+# A message is cut between parts only.
+_PART_BYTES = 128 << 10
 
 
 class Errand:
@@ -50,13 +52,19 @@ class Errand:
 
     def collect(self) -> list[tuple[Part, Sequence[bytes]]]:
         """The events that were not sent yet."""
-        events, first = self.log[self._sent :], self.delivery.job.next_seq + self._sent
-        self._sent = len(self.log)
         self.told_at = asyncio.get_running_loop().time()
-        if not events:
-            return []
-        part = {"k": "events", "id": self.delivery.job.id, "t": self.delivery.token, "s": first, "n": len(events)}
-        return [(part, [event.data for event in events])]
+        parts: list[tuple[Part, Sequence[bytes]]] = []
+        while self._sent < len(self.log):
+            first, size, lines = self.delivery.job.next_seq + self._sent, 0, list[bytes]()
+            for event in self.log[self._sent :]:
+                size += len(event.data)
+                if lines and size > _PART_BYTES:
+                    break
+                lines.append(event.data)
+            self._sent += len(lines)
+            part = {"k": "events", "id": self.delivery.job.id, "t": self.delivery.token, "s": first, "n": len(lines)}
+            parts.append((part, lines))
+        return parts
 
     def rewind(self, after: int) -> None:
         """Send again what is numbered higher than `after`."""

@@ -19,11 +19,10 @@ class Fault(StrEnum):
     COMMAND = "command"  # this one command is at fault, nothing else
 
 
-_QUOTA = re.compile(r"requests limit exceeded|quota exceeded|concurrent connections exceeded", re.I)
+_QUOTA = re.compile(r"max (?:daily )?requests? limit exceeded|quota exceeded|concurrent connections exceeded", re.I)
 _DOWN = re.compile(
-    r"LOADING|READONLY|MASTERDOWN|CLUSTERDOWN|TRYAGAIN|MOVED|ASK|UNBLOCKED|BUSY |NOREPLICAS|MISCONF"
-    r"|max number of clients|UNKILLABLE|Redis is loading|read only replica",
-    re.I,
+    r"(?:LOADING|READONLY|MASTERDOWN|CLUSTERDOWN|TRYAGAIN|MOVED|ASK|UNBLOCKED|BUSY|NOREPLICAS|MISCONF|UNKILLABLE) "
+    r"|(?:ERR )?max number of clients|Redis is loading"
 )
 _LOST = re.compile(r"NOGROUP|no such key", re.I)
 _LOGIN = re.compile(r"NOAUTH|WRONGPASS|NOPERM|invalid (?:username-)?password", re.I)
@@ -36,7 +35,8 @@ _BROKEN = (
     redis.TimeoutError,
     redis.ReadOnlyError,
     redis.ClusterError,
-    redis.MovedError,
+    redis.AskError,
+    redis.TryAgainError,
 )
 
 
@@ -51,6 +51,6 @@ def fault_of(error: BaseException) -> Fault:
         return Fault.QUOTA
     if _LOST.search(text):
         return Fault.LOST
-    if isinstance(error, _BROKEN) or _DOWN.search(text):
+    if isinstance(error, _BROKEN) or _DOWN.match(text):
         return Fault.DOWN
     return Fault.COMMAND

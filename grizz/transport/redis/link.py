@@ -113,7 +113,7 @@ class Link:
     @property
     def writable(self) -> bool:
         """See the class; one write is let through as a probe when its wait is over."""
-        return self.is_up and self._room.allows(_now())
+        return self.is_up and not self._room.wait_s(_now())
 
     def serve(self, session: Session) -> None:
         """Say what is done over it; once, before `start`."""
@@ -304,7 +304,8 @@ class Link:
         if fault is Fault.FULL:
             if self._room.state is Circuit.CLOSED:
                 log.error("redis is out of memory; new work stays on this process", extra={"redis": self.where})
-            self._room.failed(_now())
+            if not self._room.wait_s(_now()):  # the rest of a batch says nothing new
+                self._room.failed(_now())
             self._metrics.errors.labels(str(fault)).inc()
         elif fault is Fault.COMMAND:
             self._metrics.errors.labels(str(fault)).inc()

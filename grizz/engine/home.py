@@ -1,0 +1,213 @@
+"""The home of this node's responses: writes their replies, as workers and the transport say, and settles them.
+
+Implements `transport.base.Home`. What another node has taken over meanwhile is never said again; see `pulse.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import logging
+import sys
+from collections.abc import Sequence
+
+from grizz.core.job import Delivery, Job
+from grizz.engine.history import Turn
+from grizz.engine.ids import new_id
+from grizz.engine.library import Library
+from grizz.engine.pulse import Pulse
+from grizz.engine.replies import Replies
+from grizz.engine.reply import Reply
+from grizz.engine.worker import STOPPED, Ending, Work, failed
+from grizz.errors import Code
+from grizz.protocol.compose import Composer
+from grizz.protocol.events import Event
+from grizz.protocol.reader import usage
+from grizz.telemetry.metrics import Metrics
+from grizz.transport.base import Cause
+
+log = logging.getLogger(__name__)
+
+# An attempt that must begin anew on another node is numbered from a multiple of this: above all that was seen before.
+RESTART_STEP = 1_000_000
+
+
+class Home:
+    """Implements `transport.base.Home`.
+
+    Args:
+        pulse: says whether this node may speak.
+    """
+
+    def __init__(self, replies: Replies, library: Library, pulse: Pulse, metrics: Metrics) -> None:
+        self._replies = replies
+        self._library = library
+        self._pulse = pulse
+        self._metrics = metrics
+        # What came while it was not known who speaks: for two seconds at most.
+        self._held: list[tuple[str, Sequence[Event]]] = []
+        pulse.after = self._release
+
+    def __repr__(self) -> str:
+        return f"<Home of {self._replies!r}>"
+
+    def deliver(self, job_id: str, events: Sequence[Event]) -> None:
+        """The next events of a response, in order."""
+        if not self._pulse.is_sure:
+            self._held.append((job_id, events))
+            return
+        reply = self._replies.get(job_id)
+        if reply is None:
+            return  # deleted meanwhile
+        now = _now()
+        if not reply.started and any(event.key is not None for event in events):
+            reply.started = True
+            label = self._metrics.model(reply.request.model)
+            self._metrics.first_token.labels(label).observe(now - reply.created_at)
+        self._append(reply, events, now)
+
+    def _release(self) -> None:
+        held, self._held = self._held, []
+        for job_id, events in held:
+            self.deliver(job_id, events)
+
+    def interrupted(self, delivery: Delivery, *, drained: bool = False) -> Job:
+        """This attempt was lost, or `drained`: close what it left open; the job returned continues there."""
+        if not drained:
+            self._metrics.attempts_lost.inc()
+            log.warning("attempt lost", extra={"response": delivery.job.id, "attempt": delivery.attempt})
+        reply = self._replies.get(delivery.job.id)
+        if reply is None:
+            return delivery.job
+        composer = reply.composer(new_id)
+        composer.interrupt()
+        if reply.status == "queued":
+            composer.lifecycle("in_progress", "in_progress")
+        self.publish(reply, composer)
+        return dataclasses.replace(delivery.job, next_seq=composer.next_seq, output=composer.output)
+
+    def buried(self, delivery: Delivery) -> None:
+        """The last attempt was lost: end the response as failed."""
+        self._metrics.dead_letters.labels("attempts").inc()
+        text = f"the server lost this answer {delivery.attempt} times and gave it up"
+        self.end(delivery.job.id, ("dead", failed(Code.SERVER_ERROR, text)))
+
+    def overdue(self, job: Job) -> None:
+        """It waited longer than allowed: end it as failed."""
+        self._metrics.dead_letters.labels("expired").inc()
+        self.end(job.id, STOPPED[Cause.OVERDUE])
+
+    def stopped(self, job_id: str, cause: Cause) -> None:
+        """The worker that was to stop it is gone: end it here."""
+        self.end(job_id, STOPPED[cause])
+
+    def log_of(self, job_id: str) -> Sequence[Event]:
+        """Every event of a response that this node keeps; none when it does not."""
+        reply = self._replies.get(job_id)
+        return reply.after(-1, sys.maxsize) if reply is not None else ()
+
+    def knows(self, job_id: str) -> bool:
+        """Is the response's log kept here, as its home?"""
+        return self._replies.get(job_id) is not None
+
+    def adopt(self, job: Job, attempt: int, log: Sequence[Event] | None) -> Job | None:
+        """The job's home is gone, and this node is its home from now on: see `transport.base.Home.adopt`."""
+        if self.knows(job.id):
+            return None
+        work: Work = job.payload
+        now = _now()
+        reply = self._library.take_mirror(job.id) or Reply(
+            {**work.response, "status": "in_progress"},
+            job.owner,
+            work.request,
+            parent=None,
+            scope=None,
+            given=(),
+            size=job.size,
+            now=now,
+        )
+        # The whole context stands for the turns before it: they may be gone with the home, and are only read again.
+        reply.given = tuple(work.context)
+        self._replies.add(reply)
+        if log is None:
+            composer = Composer({**work.response}, new_id=new_id, next_seq=(attempt - 1) * RESTART_STEP)
+            composer.lifecycle("created", "in_progress")
+            composer.lifecycle("in_progress", "in_progress")
+            self._replies.restart(reply, composer.take(), attempt, now)
+            return dataclasses.replace(job, next_seq=composer.next_seq, output=())
+        begun = Composer({**work.response}, new_id=new_id, next_seq=job.next_seq - 1, output=job.output)
+        begun.lifecycle("created", "in_progress")
+        reply.attempt = max(reply.attempt, job.next_seq // RESTART_STEP + 1)
+        whole = reply.last_seq >= 0 or (log and log[0].type == "response.created")
+        self._append(reply, [*(() if whole else begun.take()), *log], now)
+        return job
+
+    def forget(self, job_id: str, node: str) -> None:
+        """How it ended is not true any more: it runs again, at that node."""
+        reply = self._replies.get(job_id)
+        if reply is not None and reply.ended:
+            self._replies.remove(reply)
+        self._library.forget(job_id)
+        self._library.moved(job_id, node)
+
+    def deposed(self) -> None:
+        """Others speak for this node's responses now: not one more word of them from here."""
+        for reply in self._replies.all_running():
+            self._replies.remove(reply)
+            reply.revoke()
+        self._library.distrust()
+
+    def end(self, response_id: str, ending: Ending) -> None:
+        """Write the terminal event of a response that no worker holds."""
+        reply = self._replies.get(response_id)
+        if reply is None or reply.ended:
+            return
+        outcome, how = ending
+        composer = reply.composer(new_id)
+        composer.finish(**how)
+        self._metrics.finished.labels(self._metrics.model(reply.request.model), outcome).inc()
+        self.publish(reply, composer)
+
+    def publish(self, reply: Reply, composer: Composer) -> None:
+        """Append what the composer has made."""
+        self._append(reply, composer.take(), _now())
+
+    def _append(self, reply: Reply, events: Sequence[Event], now: float) -> None:
+        if not events or reply.ended:
+            return
+        self._metrics.events.inc(len(events))
+        self._replies.extend(reply, events, now)
+        if reply.ended:
+            self._settled(reply, now)
+
+    def _settled(self, reply: Reply, now: float) -> None:
+        """A response has ended: remember the turn, count it, write the one line."""
+        request, response = reply.request, reply.response
+        scope = None if request.store else reply.scope
+        if request.store or scope is not None:
+            turn = Turn(reply.id, reply.owner, reply.parent, reply.given, response, reply.last_seq, scope)
+            self._library.keep(turn, now)
+        reply.given, reply.parent, reply.scope = (), None, None
+        label = self._metrics.model(request.model)
+        took = now - reply.created_at
+        self._metrics.duration.labels(label).observe(took)
+        tokens = response["usage"] or usage({})
+        self._metrics.tokens.labels(label, "input").inc(tokens["input_tokens"])
+        self._metrics.tokens.labels(label, "cached").inc(tokens["input_tokens_details"]["cached_tokens"])
+        self._metrics.tokens.labels(label, "output").inc(tokens["output_tokens"])
+        log.info(
+            "response ended",
+            extra={
+                "response": reply.id,
+                "status": response["status"],
+                "model": response["model"],
+                "dur_ms": round(took * 1000),
+                "tokens": tokens["output_tokens"],
+                "events": reply.last_seq + 1,
+                "err": (response["error"] or {}).get("code"),
+            },
+        )
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()

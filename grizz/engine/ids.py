@@ -1,0 +1,10 @@
+"""Ids of items and the like, made here; a response's own id is the engine's business."""
+
+from __future__ import annotations
+
+import secrets
+
+
+def new_id(prefix: str) -> str:
+    """A short id, unique among one owner's items: 48 bits."""
+    return f"{prefix}_{secrets.token_hex(6)}"

@@ -1,0 +1,151 @@
+"""Where a response is looked up: the history of this process, the other nodes, the archive that all of them share."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+from grizz.engine.history import History, Scope, Turn, read_turns
+from grizz.engine.peers import Peers
+from grizz.engine.reply import Reply
+from grizz.protocol.items import Item
+from grizz.transport.base import Archive
+
+# A finished response is stored together with others, a tenth of a second after its end.
+_STORE_LOOKS = 5
+_STORE_LOOK_S = 0.1
+
+
+class Library:
+    """Turns and mirrors.
+
+    Args:
+        keep_s: seconds a stored response is kept after its last use.
+        archive: where finished responses are stored for every node, or None.
+
+    Attributes:
+        peers: the other nodes, or None.
+    """
+
+    def __init__(self, history: History, archive: Archive | None, *, keep_s: float) -> None:
+        self.history = history
+        self.peers: Peers | None = None
+        self._archive = archive
+        self._keep_s = keep_s
+
+    def __repr__(self) -> str:
+        return f"<Library {self.history!r}, {self.peers!r}>"
+
+    # Replies of other nodes
+
+    def mirror(self, response_id: str) -> Reply | None:
+        """The mirror of another node's reply, if there is one here."""
+        return self.peers.mirror(response_id) if self.peers is not None else None
+
+    def take_mirror(self, response_id: str) -> Reply | None:
+        """As `mirror`; this node is its home from now on."""
+        return self.peers.take(response_id) if self.peers is not None else None
+
+    def moved(self, response_id: str, node: str) -> None:
+        """Its home is not the node that its id names."""
+        if self.peers is not None:
+            self.peers.moved(response_id, node)
+
+    def distrust(self) -> None:
+        """Another node speaks for what this one had: nothing that was heard of others is true any more."""
+        if self.peers is not None:
+            self.peers.clear()
+
+    # Turns
+
+    async def find(self, response_id: str, owner: str) -> Reply | Turn | None:
+        """A response that is no reply of this node: its turn, its mirror, its stored turn. Cancel-safe."""
+        turn = self.history.find(response_id, owner, _now())
+        if turn is not None:
+            return turn
+        if self.peers is not None:
+            reply = await self.peers.find(response_id, owner)
+            if reply is not None:
+                return reply
+        return await self._fetch(response_id, owner)
+
+    async def turn(self, response_id: str, owner: str, scope: Scope | None) -> Turn | None:
+        """A finished turn that this owner (on this connection) may continue, wherever it was made. Cancel-safe."""
+        turn = self.history.find(response_id, owner, _now(), scope) or await self._turn_elsewhere(response_id, owner)
+        if turn is not None and turn.scope is None and self._archive is not None:
+            self._touch(turn)
+        return turn
+
+    def item(self, item_id: str, owner: str, scope: Scope | None) -> Item | None:
+        """An output item of a turn that is known here."""
+        return self.history.item(item_id, owner, scope)
+
+    def keep(self, turn: Turn, now: float) -> None:
+        """Remember a turn; a stored one for all nodes."""
+        self.history.add(turn, now)
+        if self._archive is not None and turn.scope is None:
+            self._archive.keep(turn.id, turn.to_wire())
+
+    def forget(self, response_id: str) -> None:
+        """Drop a turn everywhere."""
+        self.history.forget(response_id)
+        if self._archive is not None:
+            self._archive.discard(response_id)
+
+    def sweep(self, now: float) -> None:
+        """Drop what is too old, ask after what is silent."""
+        self.history.sweep(now)
+        if self.peers is not None:
+            self.peers.sweep(now)
+
+    def _touch(self, turn: Turn) -> None:
+        """A conversation in use must not expire; its turns are told so twice within their life at most."""
+        now = time.time()
+        old = [one for one in turn.lineage() if now - one.touched_at > self._keep_s / 2]
+        for one in old:
+            one.touched_at = now
+        if old and self._archive is not None:
+            self._archive.touch([one.id for one in old])
+
+    async def _turn_elsewhere(self, response_id: str, owner: str) -> Turn | None:
+        """A turn that another node made; one that has just ended may be on its way to the archive."""
+        turn = await self._fetch(response_id, owner)
+        if turn is None and self.peers is not None and await self.peers.find(response_id, owner) is not None:
+            for _ in range(_STORE_LOOKS):
+                await asyncio.sleep(_STORE_LOOK_S)
+                turn = await self._fetch(response_id, owner)
+                if turn is not None:
+                    break
+        return turn
+
+    async def _fetch(self, response_id: str, owner: str) -> Turn | None:
+        """A turn that another node stored, with its ancestors; kept here from then on, as if it had been made here."""
+        if self._archive is None:
+            return None
+        found = read_turns(list((await self._archive.fetch([response_id])).values()))
+        if response_id not in found or found[response_id][0].owner != owner:
+            return None
+        turn, lineage = found[response_id]
+        now = _now()
+        missing = [one for one in lineage if self.history.find(one, owner, now) is None]
+        older = read_turns(list((await self._archive.fetch(missing)).values())) if missing else {}
+        parent: Turn | None = None
+        for one in lineage:
+            ancestor = self.history.find(one, owner, now)
+            if ancestor is None:
+                if one not in older or older[one][0].owner != owner:
+                    turn.gone = True  # half a conversation cannot be continued
+                    return turn
+                ancestor = older[one][0]
+                ancestor.parent = parent
+                self.history.add(ancestor, now)
+            parent = ancestor
+        turn.parent = parent
+        if (known := self.history.find(response_id, owner, now)) is not None:
+            return known
+        self.history.add(turn, now)
+        return turn
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
