@@ -116,7 +116,7 @@ class Scaled:
             tasks=self._tasks,
             max_attempts=self._settings.workers.max_attempts,
             archived=self.archive.fetch,
-            node=lambda: self.bus.node,
+            bus=self.bus,
         )
         peers = engine.library.peers = Peers(
             bus=self.bus,

@@ -35,7 +35,7 @@ class Cause(StrEnum):
 class Found(StrEnum):
     """Where `Transport.cancel` met a job."""
 
-    QUEUED = "queued"  # it was withdrawn; no worker will ever see it, so its home ends the response
+    QUEUED = "queued"  # it was withdrawn; no worker will ever speak of it, so its home ends the response
     RUNNING = "running"  # its worker was told to stop, and will publish the terminal event
     UNKNOWN = "unknown"  # settled, or never here
 

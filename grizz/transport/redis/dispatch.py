@@ -131,9 +131,8 @@ class Dispatcher:
     def offer(self) -> dict[str, Written]:
         """Show workers elsewhere what no slot here will take soon; what was shown, and when it surely stands there."""
         shown: dict[str, Written] = {}
-        if self._thrift() is Thrift.LOCAL:
-            return shown
-        while self.ledger.offered < self._window and self.ledger.waiting > self.workers.free and self._link.writable:
+        window = 0 if self._thrift() is Thrift.LOCAL else self._window
+        while self.ledger.offered < window and self.ledger.waiting > self.workers.free and self._link.writable:
             delivery = self.ledger.offer()
             if delivery is None:
                 break
@@ -142,6 +141,8 @@ class Dispatcher:
                 self.ledger.take_back(delivery.job.id)  # it waits for a slot here, at the head of its line
                 break
             shown[delivery.job.id] = self.papers.show(delivery, data)
+        if self.ledger.waiting and not self.ledger.offered:
+            self._ready()  # a slot here may have waited for what was offered first
         return shown
 
     def begin(self, delivery: Delivery, *, room: bool) -> Delivery | None:
@@ -180,7 +181,7 @@ class Dispatcher:
         if place is not None and place.worker:
             self._bus.post(place.worker, {"k": "stop", **_named(delivery), "c": ""})
             place.worker = ""
-            self.papers.withdraw(job.id)
+        self.papers.withdraw(job.id)
         if place is not None and place.cause is not None:
             self.ledger.bury(delivery)
             self.papers.settle(job.id)
@@ -211,6 +212,7 @@ class Dispatcher:
             self.ledger.release(delivery, _now(), again)
             job = again
         if place is not None:
+            self.papers.withdraw(job.id)
             place.rest()
         self._next(job, delivery.attempt)
 
@@ -224,6 +226,7 @@ class Dispatcher:
         """See `Transport.cancel`."""
         if self.ledger.withdraw(job_id) is not None:
             self.papers.settle(job_id)
+            self.offer()
             return Found.QUEUED
         delivery = self.ledger.holder(job_id)
         if delivery is None:

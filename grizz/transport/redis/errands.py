@@ -28,9 +28,10 @@ class Errand:
         alive_at: when its worker last gave a sign of life.
         told_at: when its home was last told anything about it.
         ended_at: when its terminal event was published; None before.
+        heard: did its end reach somebody? Until then its stream entry stays, and its log is all there is.
     """
 
-    __slots__ = ("_sent", "alive_at", "delivery", "ended_at", "entry", "home", "log", "told_at")
+    __slots__ = ("_sent", "alive_at", "delivery", "ended_at", "entry", "heard", "home", "log", "told_at")
 
     def __init__(self, delivery: Delivery, home: str, entry: bytes, now: float) -> None:
         self.delivery = delivery
@@ -40,6 +41,7 @@ class Errand:
         self.alive_at = now
         self.told_at = now
         self.ended_at: float | None = None
+        self.heard = False
         self._sent = 0
 
     def __repr__(self) -> str:
@@ -52,7 +54,6 @@ class Errand:
 
     def collect(self) -> list[tuple[Part, Sequence[bytes]]]:
         """The events that were not sent yet."""
-        self.told_at = asyncio.get_running_loop().time()
         parts: list[tuple[Part, Sequence[bytes]]] = []
         while self._sent < len(self.log):
             first, size, lines = self.delivery.job.next_seq + self._sent, 0, list[bytes]()
@@ -64,7 +65,13 @@ class Errand:
             self._sent += len(lines)
             part = {"k": "events", "id": self.delivery.job.id, "t": self.delivery.token, "s": first, "n": len(lines)}
             parts.append((part, lines))
+            self.told_at = asyncio.get_running_loop().time()
         return parts
+
+    @property
+    def all_sent(self) -> bool:
+        """Did every event go out?"""
+        return self._sent == len(self.log)
 
     def rewind(self, after: int) -> None:
         """Send again what is numbered higher than `after`."""
@@ -111,8 +118,19 @@ class Errands:
         return self._running.get(token) or self._ended.get(token)
 
     def of(self, home: str) -> list[Errand]:
-        """The running errands for a home."""
-        return [errand for errand in self._running.values() if errand.home == home]
+        """The errands for a home that still needs to hear of them: running ones, and ends that reached nobody."""
+        return [errand for errand in self.known_for(home) if not errand.heard]
+
+    def known_for(self, home: str) -> list[Errand]:
+        """Every errand for a home, those that ended a short while ago included."""
+        return [e for e in (*self._running.values(), *self._ended.values()) if e.home == home]
+
+    def heard_by(self, home: str) -> list[Errand]:
+        """A message reached that home: the errands that have ended for it by now, each named once."""
+        done = [e for e in self._ended.values() if e.home == home and not e.heard and e.all_sent]
+        for errand in done:
+            errand.heard = True
+        return done
 
     def all(self) -> list[Errand]:
         """Every running errand."""
@@ -138,7 +156,7 @@ class Errands:
 
     def settle(self, errand: Errand, now: float) -> None:
         """It has ended; its log stays for a while, should its home have missed something."""
-        self.drop(errand)
+        self._stop(errand)
         errand.ended_at = now
         self._ended[errand.delivery.token] = errand
         while len(self._ended) > _KEEP:
@@ -146,6 +164,10 @@ class Errands:
 
     def drop(self, errand: Errand) -> None:
         """It is not this node's business any more."""
+        self._ended.pop(errand.delivery.token, None)
+        self._stop(errand)
+
+    def _stop(self, errand: Errand) -> None:
         self._running.pop(errand.delivery.token, None)
         if not self._running:
             self.idle.set()
@@ -156,7 +178,11 @@ class Errands:
         if errand is None or not self._vouched(errand, asyncio.get_running_loop().time()):
             return False
         errand.rewind(after)
-        self._bus.ready(errand.home, errand, haste=Haste.NOW)
+        if errand.last_seq > after:
+            self._bus.ready(errand.home, errand, haste=Haste.NOW)
+        else:  # nothing new, but it lives
+            row = [errand.delivery.job.id, errand.delivery.token, errand.last_seq]
+            self._bus.post(errand.home, {"k": "beat", "jobs": [row]})
         return True
 
     def beat(self, now: float, *, everybody: bool = False) -> None:

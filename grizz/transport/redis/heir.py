@@ -25,7 +25,7 @@ from grizz.core.job import Delivery
 from grizz.errors import QueueFull, RedisDown
 from grizz.tasks import TaskOwner
 from grizz.telemetry.metrics import Metrics
-from grizz.transport.base import Home
+from grizz.transport.base import Bus, Home
 from grizz.transport.redis import record
 from grizz.transport.redis.chores import Chores
 from grizz.transport.redis.connection import pairs
@@ -67,7 +67,7 @@ class Heir:
         tasks: TaskOwner,
         max_attempts: int,
         archived: Callable[[Sequence[str]], Any],
-        node: Callable[[], str],
+        bus: Bus,
     ) -> None:
         self._keys = keys
         self._link = link
@@ -79,7 +79,7 @@ class Heir:
         self._tasks = tasks
         self._max_attempts = max_attempts
         self._archived = archived
-        self._node = node
+        self._bus = bus
         self._patient_until = 0.0
         self._silent: dict[str, float] = {}
         self._busy: dict[str, asyncio.Task[Any]] = {}
@@ -87,7 +87,7 @@ class Heir:
         transport.linked = self._linked
 
     def __repr__(self) -> str:
-        return f"<Heir {self._node()}: {len(self._busy)} takeovers under way>"
+        return f"<Heir {self._bus.node}: {len(self._busy)} takeovers under way>"
 
     def start(self) -> None:
         """Begin to look around, now and then."""
@@ -96,7 +96,7 @@ class Heir:
     async def seek(self, node: str) -> bool:
         """See `Finder.seek`. Only what is silent at two calls some time apart is taken over."""
         now = asyncio.get_running_loop().time()
-        if node == self._node() or now < self._patient_until:
+        if node == self._bus.node or now < self._patient_until:
             return False
         try:
             if await self._listeners(node):
@@ -114,7 +114,7 @@ class Heir:
 
     async def unanswered(self, node: str) -> None:
         """A node did not answer for a lease, although somebody listens on its channel: it stands still."""
-        if asyncio.get_running_loop().time() >= self._patient_until and node != self._node():
+        if asyncio.get_running_loop().time() >= self._patient_until and node != self._bus.node:
             try:
                 await self._take_over(node)
             except (RedisDown, RedisError) as error:
@@ -150,8 +150,6 @@ class Heir:
             await self._take_over(home)
         except (RedisDown, RedisError) as error:
             log.warning("a takeover did not succeed", extra={"node": home, "err": str(error)})
-            return
-        self._transport.keep_errands(home)
 
     async def _listeners(self, node: str) -> int:
         reply = await self._link.ask("PUBSUB", "NUMSUB", self._keys.channel(node))
@@ -163,7 +161,7 @@ class Heir:
 
     async def _take_over(self, node: str) -> None:
         """Become the heir of a node that is gone, as far as nobody else is."""
-        me = self._node()
+        me = self._bus.node
         mine, theirs = self._keys.records(node, me), self._keys.records(node)
         first = await self._link.ask("SET", self._keys.heir(node), me, "NX", "EX", _MARK_S)
         if not first:
@@ -177,12 +175,17 @@ class Heir:
             flat = await self._link.ask("HGETALL", mine)
             await self._begin_anew([flat[index + 1] for index in range(0, len(flat), 2)])
             await self._link.ask("DEL", mine)
+        # Who ran something for it has the logs of that, and perhaps nobody else has.
+        for other in await self._consumers():
+            if other not in (me, node):
+                self._bus.post(other, {"k": "bereft", "home": node})
+        self._transport.keep_errands(node)
         await self._reclaim(node)
 
     async def _follow_the_chain(self, node: str) -> None:
         """Somebody else took it over before, and may be gone too."""
         heir = (await self._link.ask("GET", self._keys.heir(node)) or b"").decode()
-        if heir not in ("", self._node(), node) and not await self._listeners(heir):
+        if heir not in ("", self._bus.node, node) and not await self._listeners(heir):
             await self._take_over(heir)
 
     async def _rename(self, theirs: str, mine: str) -> bool:
@@ -227,7 +230,7 @@ class Heir:
     async def _reclaim(self, node: str) -> None:
         """Take the stream entries that nobody alive answers for: read by, or offered by, nodes that are gone."""
         rows = await self._link.ask("XPENDING", self._keys.jobs, GROUP, "-", "+", _PAGE)
-        dead: dict[str, bool] = {node: True, self._node(): False}
+        dead: dict[str, bool] = {node: True, self._bus.node: False}
         for entry, consumer, *_ in rows:
             if not await self._is_dead(consumer.decode(), dead):
                 continue
@@ -235,7 +238,7 @@ class Heir:
             one = self._read(found[0][1][1]) if found and found[0][1] else None
             if one is not None and not await self._is_dead(one.home, dead):
                 continue  # its home lives, misses it and dispatches it again
-            claimed = await self._link.ask("XCLAIM", self._keys.jobs, GROUP, self._node(), int(_TWICE_S * 500), entry)
+            claimed = await self._link.ask("XCLAIM", self._keys.jobs, GROUP, self._bus.node, int(_TWICE_S * 500), entry)
             if not claimed:
                 continue
             if one is not None and not await self._archived([one.delivery.job.id]):
@@ -267,7 +270,7 @@ class Heir:
             try:
                 await self._visit(others)
                 await asyncio.sleep(_LOOK_EVERY_S)
-                others = [name for name in await self._consumers() if name != self._node()]
+                others = [name for name in await self._consumers() if name != self._bus.node]
             except (RedisDown, RedisError) as error:
                 log.info("could not look for nodes that are gone", extra={"err": str(error)})
                 others = []

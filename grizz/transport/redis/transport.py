@@ -116,6 +116,7 @@ class RedisTransport:
         bus.on("stop", self._on_stop)
         bus.on("again", self._on_again)
         bus.on("orphan", self._on_orphan)
+        bus.on("bereft", lambda sender, part, lines: self.keep_errands(part["home"]))
         bus.on("requeued", lambda sender, part, lines: self._home.forget(part["id"], sender))
 
     def __repr__(self) -> str:
@@ -202,8 +203,7 @@ class RedisTransport:
         if errand is None:
             self.jobs.ack(delivery)
         else:
-            self.errands.settle(errand, _now())
-            self._chores.entry(errand.entry)
+            self.errands.settle(errand, _now())  # its entry goes when its end was heard
 
     async def nack(self, delivery: Delivery) -> None:
         """See `Transport.nack`."""
@@ -224,6 +224,11 @@ class RedisTransport:
 
     async def cancel(self, job_id: str, cause: Cause) -> Found:
         """See `Transport.cancel`."""
+        delivery = self.jobs.ledger.holder(job_id)
+        if delivery is not None and self._take_from_inbox(delivery):
+            self.jobs.ledger.bury(delivery)
+            self.jobs.papers.settle(job_id)
+            return Found.QUEUED
         return self.jobs.cancel(job_id, cause)
 
     def depth(self) -> Depth:
@@ -295,6 +300,8 @@ class RedisTransport:
     async def appetite(self) -> Command:
         """See `Session.appetite`."""
         await self._hungry.wait()
+        if self.leaving:
+            await asyncio.get_running_loop().create_future()
         count = max(1, self._workers.free - self.jobs.ledger.waiting)
         group = ("XREADGROUP", "GROUP", GROUP, self._bus.node, "COUNT", count, "BLOCK", int(BLOCK_S * 1000))
         return (*group, "STREAMS", self._keys.jobs, ">")
@@ -320,7 +327,9 @@ class RedisTransport:
             self._chores.bury(entry, fields[1], f"unreadable: {error}")
             return
         delivery = found.delivery
-        if self.errands.known(delivery.token) is not None:
+        if (errand := self.errands.known(delivery.token)) is not None:
+            if errand.ended_at is not None:
+                self._chores.entry(entry)  # its removal was lost with the link
             return
         if found.home == self._bus.node:
             current = self.jobs.begin(delivery, room=self._has_room)
@@ -359,6 +368,14 @@ class RedisTransport:
         self._inbox.append(delivery)
         self._wake()
 
+    def _take_from_inbox(self, delivery: Delivery) -> bool:
+        """Was it on its way to a worker, and is not any more?"""
+        for waiting in self._inbox:
+            if waiting.token == delivery.token:
+                self._inbox.remove(waiting)
+                return True
+        return False
+
     def hand_back(self, errand: Errand, kind: str) -> None:
         """Tell its home that an errand ends here: "lost", or "back" as if it had never been delivered."""
         self.errands.drop(errand)
@@ -372,8 +389,12 @@ class RedisTransport:
         errand = self.errands.running(part["t"])
         if errand is None:
             return
+        waits = self._take_from_inbox(errand.delivery)
         if part.get("c"):
-            self._workers.stop(errand.delivery, Cause(part["c"]))
+            if waits:
+                self.hand_back(errand, "lost")  # nobody runs it who could end it; its home does
+            else:
+                self._workers.stop(errand.delivery, Cause(part["c"]))
             return
         self.errands.drop(errand)
         self._chores.entry(errand.entry)
@@ -392,14 +413,16 @@ class RedisTransport:
     def _reached(self, node: str, count: int) -> None:
         if count:
             self._unheard.pop(node, None)
+            for errand in self.errands.heard_by(node):
+                self._chores.entry(errand.entry)
         elif self.errands.of(node):
             self._unheard.setdefault(node, _now())
 
     # Who is whose heir
 
     def keep_errands(self, home: str) -> None:
-        """A home is gone, and what runs here for it has its log here alone."""
-        for errand in self.errands.of(home):
+        """A home is gone, and what runs or has just ended here for it may have its log here alone."""
+        for errand in self.errands.known_for(home):
             self.become_home(errand)
 
     def become_home(self, errand: Errand, log: Sequence[Event] | None = None) -> None:
@@ -407,13 +430,16 @@ class RedisTransport:
         delivery = errand.delivery
         self.errands.drop(errand)
         job = self._home.adopt(delivery.job, delivery.attempt, errand.log if log is None else log)
-        if job is None:
+        if job is None or errand.ended_at is not None:
             self._workers.abandon(delivery)
-            self._chores.entry(errand.entry)
+            if not errand.heard:
+                self._chores.entry(errand.entry)
+        if job is None:
             return
         self._metrics.adopted.inc()
-        self.jobs.ledger.adopt(delivery, _now())
-        self.jobs.places.place(job).entry = errand.entry
+        if errand.ended_at is None:
+            self.jobs.ledger.adopt(delivery, _now())
+            self.jobs.places.place(job).entry = errand.entry
         self._tasks.spawn(self.inherit(errand.home), name=f"listen for {errand.home}")
 
     async def inherit(self, node: str) -> None:
