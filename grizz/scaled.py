@@ -77,7 +77,7 @@ class Scaled:
             metrics.redis,
             interval_s=lambda: max(flush_s, _INTERVAL_S.get(self._thrift, 0.0)),
         )
-        self.chores = Chores(self.keys, self.link, lambda: self.bus.node)
+        self.chores = Chores(self.keys, self.link, lambda: self.bus.node, lambda: self._thrift)
         self.archive = RedisArchive(self.keys, self.link, self.chores, keep_s=settings.history.keep_s)
         self.transport = RedisTransport(
             keys=self.keys,

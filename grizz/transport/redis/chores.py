@@ -13,6 +13,7 @@ from collections.abc import Callable
 
 from redis.exceptions import RedisError
 
+from grizz.core.budget import Thrift
 from grizz.core.job import Job
 from grizz.transport.redis.connection import Wire, pairs
 from grizz.transport.redis.faults import Fault, fault_of
@@ -31,12 +32,19 @@ _MAX_WAITING = 10_000
 
 
 class Chores:
-    """Collects and sends. Every method but `prepare` returns at once."""
+    """Collects and sends. Every method but `prepare` returns at once.
 
-    def __init__(self, keys: Keys, link: Link, node: Callable[[], str]) -> None:
+    Args:
+        thrift: how much the command budget asks to save; at the most, what ended is not stored for other nodes.
+    """
+
+    def __init__(
+        self, keys: Keys, link: Link, node: Callable[[], str], thrift: Callable[[], Thrift] = lambda: Thrift.NONE
+    ) -> None:
         self._keys = keys
         self._link = link
         self._node = node
+        self._thrift = thrift
         self._entries: dict[bytes, None] = {}
         self._records: dict[str, None] = {}
         self._history: dict[str, dict[str, bytes]] = {}
@@ -163,7 +171,7 @@ class Chores:
                 self._link.send("XDEL", self._keys.jobs, *entries)
 
     def _store(self, bucket: str, fields: dict[str, bytes]) -> None:
-        if not fields or not self._link.writable:
+        if not fields or not self._link.writable or self._thrift() is Thrift.LOCAL:
             return
         if len(fields) == 1:  # one command, where a hash that is new would need two
             ((response_id, data),) = fields.items()
