@@ -21,7 +21,7 @@ run: $(RUN) ## start the server; flags in ARGS, as in make run ARGS="--demo --po
 	@$(BIN)/python grizz.py $(ARGS)
 
 test: $(DEV) ## run the tests; TESTS="tests/unit -k config" runs some of them
-	@$(BIN)/python -m pytest -q $(TESTS)
+	@$(BIN)/python -m pytest -q -n 4 --dist worksteal $(TESTS)
 
 lint: $(DEV) ## check format, style, types and the direction of imports
 	@$(BIN)/python -m ruff format --check .

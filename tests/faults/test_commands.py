@@ -40,8 +40,9 @@ async def test_a_process_starts_with_eight_commands_at_most_and_then_sends_none(
             before = sent(own_redis)
             await nodes.start(workers__concurrency=0 if count == 3 else 4)
             await asyncio.sleep(3.5)  # longer than the look for nodes that are gone
-            # A blocked read is counted by the server when it ends: one more for each process that runs jobs.
-            assert await all_sent(own_redis) - before <= 8 - (count < 3)
+            # Some servers count a blocked read when it begins, others when it ends.
+            reading = 0 if "xreadgroup" in own_redis.calls() or count == 3 else 1
+            assert await all_sent(own_redis) - before + reading <= 8
 
 
 async def test_idle_tabs_cost_nothing(own_redis: RedisServer, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import asyncio
 import contextlib
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from redis.asyncio.connection import AbstractConnection, Connection, SSLConnection, UnixDomainSocketConnection
@@ -225,7 +225,7 @@ async def _find(target: Target) -> Place | None:
             async with asyncio.timeout(CONNECT_S / 2):
                 place = await ask(target, host)
         except (RedisError, OSError, TimeoutError) as error:
-            failures.append(f"{host[0]}:{host[1]}: {error!r}")
+            failures.append(f"{host[0]}:{host[1]}: {str(error) or type(error).__name__}")
             continue
         if place is not None:
             return place
@@ -234,7 +234,7 @@ async def _find(target: Target) -> Place | None:
 
 
 async def _ask_once(target: Target, host: Place, url: RedisUrl, command: Command) -> Any:
-    connection = _connection(Target(url=url, slot_key="", ca_file=target.ca_file), host)
+    connection = _connection(replace(target, url=url, sent=lambda name: None), host)
     try:
         await connection.connect()  # type: ignore[no-untyped-call]
         await connection.send_packed_command(connection.pack_command(*command), check_health=False)
