@@ -8,8 +8,10 @@ import sys
 
 import pytest
 
+from grizz.config import SECTIONS, SETTINGS
 from grizz.errors import Code
 from tests.conftest import ROOT
+from tests.faults.test_redis_kinds import RIGHTS
 
 DOCUMENTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
 EXAMPLES = [
@@ -58,3 +60,30 @@ def test_every_make_target_that_the_readme_names_exists() -> None:
     makefile = (ROOT / "Makefile").read_text()
     for target in re.findall(r"\bmake ([a-z]+)", (ROOT / "README.md").read_text()):
         assert re.search(rf"^{target}:", makefile, re.M), target
+
+
+def test_every_metric_to_watch_exists() -> None:
+    source = (ROOT / "grizz" / "telemetry" / "metrics.py").read_text()
+    for name in ("docs/scaling.md", "CHANGELOG.md"):
+        for metric in re.findall(r"`(grizz_[a-z_]+)(?:`|\{)", (ROOT / name).read_text()):
+            assert f'"{metric}"' in source, f"{name}: {metric}"
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_every_setting_that_a_document_names_exists(path) -> None:
+    sections = "|".join(SECTIONS)
+    for key in re.findall(rf"`((?:{sections})\.\w+)`", path.read_text()):
+        assert key in SETTINGS or key.endswith(".py"), key
+
+
+def test_every_log_line_to_alert_on_is_written_somewhere() -> None:
+    text = (ROOT / "docs" / "scaling.md").read_text().partition("Log lines worth an alert")[2].partition("\n## ")[0]
+    source = "".join(path.read_text() for path in (ROOT / "grizz").rglob("*.py"))
+    lines = [line for row in re.findall(r"^\| (`.*?) \|", text, re.M) for line in re.findall(r"`([^`]+)`", row)]
+    assert len(lines) > 10
+    for line in lines:
+        assert f'"{line}"' in source, line
+
+
+def test_the_rights_in_the_documents_are_the_tested_ones() -> None:
+    assert f"on >password {RIGHTS}\n" in (ROOT / "docs" / "scaling.md").read_text()

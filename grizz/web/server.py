@@ -61,7 +61,8 @@ class Server:
         self._watchdog = Watchdog(settings.server.stall_timeout_s, metrics)
         self._watchdog.start(tasks)
         self._connections: set[Connection] = set()
-        self._info = {"version": __version__, "model": "", "demo": demo, "upstream": upstream}
+        self._info: dict[str, Any] = {"version": __version__, "model": "", "demo": demo, "upstream": upstream}
+        self._info["scaled"] = bool(settings.redis.url)
         self.ready = False
         self._runner = web.AppRunner(
             self._application(), handle_signals=False, access_log=None, shutdown_timeout=5, handler_cancellation=False
@@ -82,7 +83,7 @@ class Server:
             models=self._models.list,
         )
         app.add_routes([web.get("/v1/responses", self._websocket), *api.routes()])
-        app.add_routes(Pages(self._door, lambda: self._info).routes())
+        app.add_routes(Pages(self._door, self._page_info).routes())
         app.add_routes(
             [
                 web.get("/livez", self._livez),
@@ -110,6 +111,10 @@ class Server:
         self.set_ready(True)
         sockets = self._site._server.sockets  # type: ignore[union-attr]  # started one line above
         return int(sockets[0].getsockname()[1])
+
+    def _page_info(self) -> dict[str, Any]:
+        trouble = self._engine.trouble
+        return {**self._info, "degraded": f"redis: {trouble}" if trouble else ""}
 
     def set_ready(self, ready: bool) -> None:
         """What `/readyz` says from now on."""

@@ -158,6 +158,7 @@ addEventListener("keydown", (event) => {
 // Connection --------------------------------------------------------------------------------------
 
 let countdown = 0;
+let degraded = ""; // why the server works alone, when it should work with others
 
 function showConnection() {
   clearTimeout(countdown);
@@ -167,8 +168,10 @@ function showConnection() {
   pill.dataset.state = name;
   if (name === "reconnecting" && restarting) pill.textContent = "server restarting";
   else if (name === "reconnecting" && seconds) pill.textContent = `reconnecting in ${seconds} s`;
-  else pill.textContent = name;
-  pill.title = name === "live" ? "Connected to the server" : (reason ?? "");
+  else pill.textContent = name === "live" && degraded ? "live, degraded" : name;
+  pill.dataset.degraded = degraded;
+  if (name !== "live") pill.title = reason ?? "";
+  else pill.title = degraded ? `Connected; this server works alone (${degraded})` : "Connected to the server";
   $("refused").hidden = name !== "refused";
   $("refused").textContent = reason ? `The server closed the connection: ${reason} Reload the page to try again.` : "";
   if (seconds > 1) countdown = setTimeout(showConnection, 1000);
@@ -188,12 +191,30 @@ addEventListener("pagehide", saveAll);
 
 // What the server is ------------------------------------------------------------------------------
 
+const HEALTH_MS = 20_000;
 let known = false;
+let health = 0;
+
+/** Several servers share their work: is this one cut off from the others? Asked while somebody looks. */
+async function watchHealth() {
+  clearTimeout(health);
+  if (document.visibilityState === "visible") {
+    const info = await grizz.info().catch(() => null);
+    if (info && info.degraded !== degraded) {
+      degraded = info.degraded;
+      showConnection();
+    }
+  }
+  health = setTimeout(watchHealth, HEALTH_MS);
+}
 
 async function learn() {
   known = true;
   const [info, models] = await Promise.allSettled([grizz.info(), grizz.models()]);
-  if (info.status === "fulfilled") $("banner").hidden = !info.value.demo;
+  if (info.status === "fulfilled") {
+    $("banner").hidden = !info.value.demo;
+    if (info.value.scaled) watchHealth();
+  }
   if (models.status === "fulfilled") offer(models.value, info.value?.model);
   else if (info.status === "fulfilled") $("model-name").textContent = info.value.model ?? "";
   known = info.status === "fulfilled" && models.status === "fulfilled";
