@@ -9,7 +9,7 @@ DEV := .venv/.dev
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help venv run test lint fmt bench config lock clean
+.PHONY: help venv run test lint fmt bench cost kills config lock clean
 
 help: ## show this list
 	@echo 'Grizz streams AI answers. To try it without any key: make run ARGS=--demo'
@@ -35,6 +35,12 @@ fmt: $(DEV) ## format the code and mend what can be mended safely
 
 bench: $(RUN) ## measure speed and memory on this machine
 	@$(BIN)/python benchmarks/run.py $(ARGS)
+
+cost: $(DEV) ## count what Grizz sends to Redis, beside other designs
+	@$(BIN)/python benchmarks/redis_cost.py $(ARGS)
+
+kills: $(DEV) ## kill processes a hundred times under load; nothing may be lost
+	@$(BIN)/python benchmarks/kills.py $(ARGS)
 
 config: $(RUN) ## write config.toml anew from the declared settings
 	@$(BIN)/python -c 'from grizz.config import default_toml; print(end=default_toml())' > config.toml

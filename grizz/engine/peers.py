@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -25,6 +26,10 @@ _KEEP_ENDED_S = 60.0
 _MAX_MIRRORS = 10_000
 _MAX_FOLLOWERS = 1000
 _MAX_MOVED = 1000
+# What mirrors that have ended or have no reader may hold; beyond it the oldest go.
+_MAX_BYTES = 64 << 20
+# Longer than any answer runs and its log is kept.
+_LIVE_H = 48
 # A question is asked again this often while nobody answers.
 _ASK_EVERY_S = 1.0
 _READ = 256  # events in one part; a message is cut between parts only
@@ -148,7 +153,7 @@ class Peers:
         if mirror is not None:
             return mirror if mirror.owner == owner else None
         home = self._moved.get(response_id) or _home(response_id)
-        if home is None or home == self._bus.node:
+        if home is None or home == self._bus.node or not _recent(response_id):
             return None
         search = self._searches.get(response_id)
         if search is None:
@@ -186,10 +191,21 @@ class Peers:
             elif not reply.ended and now - max(mirror.heard_at, mirror.asked_at) > self._lease_s / 2:
                 mirror.asked_at = now
                 self._look_after(response_id, mirror)
+        self._make_room()
         for key, follower in list(self._followers.items()):
             if follower.finished:
                 follower.close()
                 del self._followers[key]
+
+    def _make_room(self) -> None:
+        unread = [mirror for mirror in self._mirrors.values() if not mirror.reply.readers]
+        held = sum(mirror.reply.bytes for mirror in unread)
+        for mirror in unread:
+            if held <= _MAX_BYTES:
+                return
+            held -= mirror.reply.bytes
+            del self._mirrors[mirror.reply.id]
+            self._bus.post(mirror.home, {"k": "unfollow", "id": mirror.reply.id})
 
     def clear(self) -> None:
         """Another node speaks for what this one had: nothing here is true any more."""
@@ -231,6 +247,7 @@ class Peers:
             return None
         finally:
             del self._answers[response_id], self._unknown[response_id]
+            self._audience.pop(home, None)
 
     async def _ask(self, response_id: str, home: str, answered: asyncio.Event) -> bool:
         """Ask once; True when the home answered that it has it."""
@@ -343,6 +360,15 @@ class Peers:
             self._look_after(response_id, mirror)
         if (answered := self._answers.get(response_id)) is not None:
             answered.set()
+
+
+def _recent(response_id: str) -> bool:
+    """Can a node still have the log? Ids name the hour they were made in, so that most inventions cost no message."""
+    try:
+        made = int(response_id.removeprefix("resp_")[8:12], 16)
+    except ValueError:
+        return False
+    return (int(time.time() / 3600) + 1 - made) & 0xFFFF <= _LIVE_H
 
 
 def _home(response_id: str) -> str | None:

@@ -192,6 +192,8 @@ class Bus:
         payload = b"\n".join([head, *(line for _, lines in parts for line in lines)])
 
         def then(reply: Any) -> None:
+            if reply == 0 and (box := self._boxes.get(node)) is not None and not box.items:
+                del self._boxes[node]
             if isinstance(reply, int):
                 for watcher in self._watchers:
                     watcher(node, reply)

@@ -354,6 +354,10 @@ class Dispatcher:
         if place is not None and place.worker == sender:
             self._on_lost(sender, part, lines)
 
+    def heard_itself_since(self, moment: float) -> bool:
+        """Did this node's own words come back to it, through Redis?"""
+        return self._echoed_at >= moment
+
     def _on_echo(self, sender: str, part: Part, lines: Sequence[bytes]) -> None:
         self._echoed_at = _now()
 
@@ -391,7 +395,7 @@ class Dispatcher:
             self._bus.echo()
         elif now - place.probed_at <= min(PROBE_S, self._lease_s):
             return
-        elif self._echoed_at >= place.probed_at:
+        elif self.heard_itself_since(place.probed_at):
             self.lost(delivery)
         else:
             # Not even this node's own words come back: it is deaf, and the worker may well be alive.

@@ -14,6 +14,7 @@ from grizz.transport.base import Bus, Haste, Part
 # How long the log of an ended errand is kept, for a home that missed the end, and how many of them.
 _KEEP_S = 60.0
 _KEEP = 1000
+_KEEP_BYTES = 64 << 20
 # A message is cut between parts only.
 _PART_BYTES = 128 << 10
 
@@ -69,6 +70,11 @@ class Errand:
         return parts
 
     @property
+    def bytes(self) -> int:
+        """What its log holds."""
+        return sum(len(event.data) for event in self.log)
+
+    @property
     def all_sent(self) -> bool:
         """Did every event go out?"""
         return self._sent == len(self.log)
@@ -97,6 +103,7 @@ class Errands:
         self.idle = asyncio.Event()
         self.idle.set()
         self._ended: OrderedDict[str, Errand] = OrderedDict()
+        self._ended_bytes = 0
 
     def __len__(self) -> int:
         return len(self._running)
@@ -159,13 +166,18 @@ class Errands:
         self._stop(errand)
         errand.ended_at = now
         self._ended[errand.delivery.token] = errand
-        while len(self._ended) > _KEEP:
-            self._ended.popitem(last=False)
+        self._ended_bytes += errand.bytes
+        while len(self._ended) > _KEEP or (self._ended_bytes > _KEEP_BYTES and len(self._ended) > 1):
+            self._forget(next(iter(self._ended.values())))
 
     def drop(self, errand: Errand) -> None:
         """It is not this node's business any more."""
-        self._ended.pop(errand.delivery.token, None)
+        self._forget(errand)
         self._stop(errand)
+
+    def _forget(self, errand: Errand) -> None:
+        if self._ended.pop(errand.delivery.token, None) is not None:
+            self._ended_bytes -= errand.bytes
 
     def _stop(self, errand: Errand) -> None:
         self._running.pop(errand.delivery.token, None)
@@ -197,10 +209,10 @@ class Errands:
         for home, rows in by_home.items():
             self._bus.post(home, {"k": "beat", "jobs": rows}, haste=Haste.SOON)
         while self._ended:
-            token, oldest = next(iter(self._ended.items()))
+            oldest = next(iter(self._ended.values()))
             if oldest.ended_at is not None and now - oldest.ended_at <= _KEEP_S:
                 break
-            del self._ended[token]
+            self._forget(oldest)
 
     def _vouched(self, errand: Errand, now: float) -> bool:
         return errand.ended_at is not None or now - errand.alive_at <= self._lease_s

@@ -40,6 +40,9 @@ from grizz.transport.redis.record import Codec, Record, UnreadableRecord, home_o
 
 log = logging.getLogger(__name__)
 
+_ECHO_EVERY_S = 1200.0
+_ECHO_WITHIN_S = 5.0
+
 
 class RedisTransport:
     """`Transport` over a `Link`. See `Dispatcher` for the arguments that are not here.
@@ -137,6 +140,7 @@ class RedisTransport:
         """
         await self._link.start()
         self._tasks.spawn(self._supervise(), name="supervise leases")
+        self._tasks.spawn(self._listen_to_itself(), name="listen to itself")
 
     async def close(self) -> None:
         """See `Transport.close`."""
@@ -470,6 +474,17 @@ class RedisTransport:
             # After a standstill of this process, others are late because it was.
             if _now() - due < self._lease_s / 2:
                 self.sweep()
+
+    async def _listen_to_itself(self) -> None:
+        """A subscription can be connected and deaf (on a node that was demoted, say); three commands an hour tell."""
+        while True:
+            await asyncio.sleep(_ECHO_EVERY_S)
+            asked_at = _now()
+            if self._link.is_up:
+                self._bus.echo()
+                await asyncio.sleep(_ECHO_WITHIN_S)
+                if not self.jobs.heard_itself_since(asked_at):
+                    self._link.fail(ConnectionError("the subscription is deaf"))
 
     def sweep(self) -> None:
         """Look after everything that may have gone silent. Called by the supervisor."""
