@@ -166,6 +166,8 @@ class App:
     async def stop(self) -> None:
         """Close every part that was opened, the last first."""
         if hasattr(self, "transport"):
+            if self.scaled is not None:
+                await self.scaled.stop()
             await self.transport.close()
         stuck = await self._runs.close(within_s=2.0) + await self._tasks.close(within_s=2.0)
         if stuck:

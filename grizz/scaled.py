@@ -35,6 +35,7 @@ from grizz.transport.redis.transport import RedisTransport
 log = logging.getLogger(__name__)
 
 _TELL_EVERY_S = 3600.0
+_FIRST_TOLD_S = 60.0
 CODEC = Codec(Work.to_wire, Work.from_wire, lambda work: work.may_keep)
 # What the budget asks for, as seconds between two messages to another node.
 _INTERVAL_S = {Thrift.SLOW: 1.0, Thrift.SLOWER: 2.0, Thrift.LOCAL: 2.0}
@@ -138,12 +139,17 @@ class Scaled:
             workers=pool,
             tasks=self._tasks,
         ).give
-        self._tasks.spawn(self._govern(), name="watch the command budget")
         self._heir = heir
+        self._tasks.spawn(self._govern(), name="watch the command budget")
 
     def start(self) -> None:
         """Begin what needs the link; after the transport has started."""
         self._heir.start()
+
+    async def stop(self) -> None:
+        """Before the link closes: tell what this process has sent."""
+        if self.budget.monthly and self.link.is_up:
+            await self._tell()
 
     def _sent(self, command: str) -> None:
         self._metrics.redis.sent(command)
@@ -154,10 +160,11 @@ class Scaled:
 
     async def _govern(self) -> None:
         """See to it that the month's commands last; the shared tally costs one command an hour, with a budget only."""
-        told_at = time.monotonic()
+        told_at = time.monotonic() - _TELL_EVERY_S + _FIRST_TOLD_S
         while True:
             await asyncio.sleep(1.0)
             now = time.monotonic()
+            self.budget.processes = 1 + len(self._heir.known)
             if self.budget.monthly and now - told_at > _TELL_EVERY_S and self.link.is_up:
                 told_at = now
                 await self._tell()
@@ -180,7 +187,6 @@ class Scaled:
             log.info("the tally of commands could not be told", extra={"err": str(error)})
             return
         self.budget.told(total, reported)
-        self.budget.processes = 1 + len(self.chores.neighbours)
 
 
 def _left_h(now: float) -> float:

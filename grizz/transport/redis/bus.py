@@ -31,6 +31,7 @@ VERSION = 1
 # server at 32 MB, or at 8 MB for a minute.
 _MESSAGE_BYTES = 256 << 10
 _SOON_S = 0.04
+_TO_ONESELF = ("echo", "hello")
 
 Handler = Callable[[str, Part, Sequence[bytes]], None]
 
@@ -108,8 +109,18 @@ class Bus:
 
     def echo(self) -> None:
         """Speak to oneself, through Redis: what comes back proves that the subscription works."""
-        payload = orjson.dumps({"v": VERSION, "from": self.node, "parts": [{"k": "echo"}]})
-        self._link.send("PUBLISH", self._keys.channel(self.node), payload)
+        self._link.send("PUBLISH", self._keys.channel(self.node), self._alone({"k": "echo"}))
+
+    async def tell_everybody(self, part: Part) -> int:
+        """Tell all nodes, this one included; how many were reached.
+
+        Raises:
+            RedisDown, RedisError: it could not be sent.
+        """
+        return int(await self._link.ask("PUBLISH", self._keys.everybody, self._alone(part)))
+
+    def _alone(self, part: Part) -> bytes:
+        return orjson.dumps({"v": VERSION, "from": self.node, "parts": [part]})
 
     def clear(self) -> None:
         """Forget what waits: the link is down, and the events will be asked for again."""
@@ -141,7 +152,7 @@ class Bus:
         at = 0
         for part, count, handler in zip(parts, counts, handlers, strict=True):
             # An heir hears what it said itself to the node it took over.
-            if handler is not None and (sender != self.node or part["k"] == "echo"):
+            if handler is not None and (sender != self.node or part["k"] in _TO_ONESELF):
                 self._handle(handler, sender, part, lines[at : at + count])
             at += count
 

@@ -24,6 +24,8 @@ log = logging.getLogger(__name__)
 
 _TICK_S = 0.1
 _HOUR_S = 3600
+# A full Redis is asked again this often whether it takes what has ended.
+_FULL_S = 5.0
 # Dead letters beyond this push the oldest out.
 _MAX_DEAD = 1000
 # What waits while Redis is gone; beyond it the oldest history is given up, and settled entries are left to rot.
@@ -119,7 +121,7 @@ class Chores:
         """A response has ended: store it."""
         self._history.setdefault(bucket, {})[response_id] = data
         self._history_bytes += len(data)
-        while self._history_bytes > _MAX_WAITING_BYTES and not self._link.is_up:
+        while self._history_bytes > _MAX_WAITING_BYTES:
             oldest = next(iter(self._history))
             lost = self._history.pop(oldest)
             self._history_bytes -= sum(map(len, lost.values()))
@@ -156,9 +158,12 @@ class Chores:
             self._timer = None
         if not self._link.is_up:
             return
-        for bucket, fields in self._history.items():
-            self._store(bucket, fields)
-        self._history, self._history_bytes = {}, 0
+        if self._link.writable or self._thrift() is Thrift.LOCAL:
+            for bucket, fields in self._history.items():
+                self._store(bucket, fields)
+            self._history, self._history_bytes = {}, 0
+        elif self._history:
+            self._timer = asyncio.get_running_loop().call_later(_FULL_S, self._due)
         if self._records:
             records, self._records = self._records, {}
             self._link.send("HDEL", self._keys.records(self._node()), *records)
@@ -171,7 +176,7 @@ class Chores:
                 self._link.send("XDEL", self._keys.jobs, *entries)
 
     def _store(self, bucket: str, fields: dict[str, bytes]) -> None:
-        if not fields or not self._link.writable or self._thrift() is Thrift.LOCAL:
+        if not fields or self._thrift() is Thrift.LOCAL:
             return
         if len(fields) == 1:  # one command, where a hash that is new would need two
             ((response_id, data),) = fields.items()

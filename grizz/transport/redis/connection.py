@@ -101,6 +101,17 @@ class Wire:
             await self.close()
             raise
 
+    async def subscribe(self, channels: Sequence[str]) -> None:
+        """Subscribe by one command, and wait until all of it is confirmed.
+
+        Raises:
+            RedisError, OSError: the connection failed, or it was refused.
+        """
+        await self.send(("SUBSCRIBE", *channels))
+        for _ in channels:
+            if isinstance(answer := await self.next(), RedisError):
+                raise answer
+
     async def next(self) -> Any:
         """Wait for the next message of a subscribed connection.
 

@@ -13,6 +13,7 @@ lease. Then:
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import logging
 import time
@@ -25,8 +26,9 @@ from grizz.core.job import Delivery
 from grizz.errors import QueueFull, RedisDown
 from grizz.tasks import TaskOwner
 from grizz.telemetry.metrics import Metrics
-from grizz.transport.base import Bus, Home
+from grizz.transport.base import Home, Part
 from grizz.transport.redis import record
+from grizz.transport.redis.bus import Bus
 from grizz.transport.redis.chores import Chores
 from grizz.transport.redis.connection import pairs
 from grizz.transport.redis.keys import GROUP, Keys
@@ -40,18 +42,26 @@ log = logging.getLogger(__name__)
 _MARK_S = 86_400
 # Once Redis is back, others come back later than this node, and must not be taken for dead meanwhile.
 _RETURN_S = 40.0
-_LOOK_EVERY_S = 3600.0
+# What ran in the background at a node that is gone goes on within ten minutes; six greetings an hour cost little.
+_LOOK_EVERY_S = 590.0
+_ECHO_S = 5.0
+_MAX_KNOWN = 1000
 # Between two looks at a channel that nobody listens on.
 _TWICE_S = 2.5
 _PAGE = 500
+# A field of a node's records that is no job: it is taking that node over.
+_UNDER_WAY = "@"
 
 
 class Heir:
-    """Implements `transport.base.Finder`, and looks around at the start and once an hour.
+    """Implements `transport.base.Finder`, and looks around at the start and now and then.
 
     Args:
         max_attempts: deliveries of one job at most.
         archived: which of these responses have ended and are stored.
+
+    Attributes:
+        known: the other nodes, as far as they were heard of.
     """
 
     def __init__(
@@ -82,8 +92,13 @@ class Heir:
         self._bus = bus
         self._patient_until = 0.0
         self._silent: dict[str, float] = {}
+        self._echoed_at = 0.0
+        self.known: dict[str, None] = {}
         self._busy: dict[str, asyncio.Task[Any]] = {}
         transport.orphaned = self._orphaned
+        transport.farewell = self.farewell
+        bus.on("hello", self._on_hello)
+        bus.on("bye", self._on_bye)
         transport.linked = self._linked
 
     def __repr__(self) -> str:
@@ -166,19 +181,18 @@ class Heir:
         first = await self._link.ask("SET", self._keys.heir(node), me, "NX", "EX", _MARK_S)
         if not first:
             await self._follow_the_chain(node)
+        # Should this node die in the middle, its own heir finds by this what it was about to begin.
+        await self._link.ask("HSET", self._keys.records(me), _UNDER_WAY + node, "1")
         won = await self._rename(theirs, mine)
         await self._transport.inherit(node)
         if first or won:
             log.warning("another node is gone; its answers go on here", extra={"node": node})
             self._metrics.redis.takeovers.inc()
         if won:
-            flat = await self._link.ask("HGETALL", mine)
-            await self._begin_anew([flat[index + 1] for index in range(0, len(flat), 2)])
-            await self._link.ask("DEL", mine)
+            await self._begin_all(mine, node)
+        await self._link.ask("HDEL", self._keys.records(me), _UNDER_WAY + node)
         # Who ran something for it has the logs of that, and perhaps nobody else has.
-        for other in await self._consumers():
-            if other not in (me, node):
-                self._bus.post(other, {"k": "bereft", "home": node})
+        await self._bus.tell_everybody({"k": "bereft", "home": node})
         self._transport.keep_errands(node)
         await self._reclaim(node)
 
@@ -187,6 +201,19 @@ class Heir:
         heir = (await self._link.ask("GET", self._keys.heir(node)) or b"").decode()
         if heir not in ("", self._bus.node, node) and not await self._listeners(heir):
             await self._take_over(heir)
+
+    async def _begin_all(self, mine: str, node: str) -> None:
+        """Run what stood in the records of a dead node, and what it had been about to take over itself."""
+        records = pairs(await self._link.ask("HGETALL", mine))
+        await self._begin_anew([data for name, data in records.items() if not name.startswith(_UNDER_WAY)])
+        for name in records:
+            if name.startswith(_UNDER_WAY):
+                older = name.removeprefix(_UNDER_WAY)
+                inherited = self._keys.records(older, self._bus.node)
+                if await self._rename(self._keys.records(older, node), inherited):
+                    await self._begin_all(inherited, older)
+                    await self._transport.inherit(older)
+        await self._link.ask("DEL", mine)
 
     async def _rename(self, theirs: str, mine: str) -> bool:
         try:
@@ -263,18 +290,43 @@ class Heir:
             known[node] = bool(node) and not await self._listeners(node)
         return known[node]
 
+    async def farewell(self) -> None:
+        """Tell the others that this node leaves, and that nobody needs to look after it."""
+        with contextlib.suppress(RedisDown, RedisError):
+            await self._bus.tell_everybody({"k": "bye"})
+
+    def _on_hello(self, sender: str, part: Part, lines: Sequence[bytes]) -> None:
+        if sender == self._bus.node:
+            self._echoed_at = asyncio.get_running_loop().time()
+        else:
+            self.known[sender] = None
+            while len(self.known) > _MAX_KNOWN:
+                del self.known[next(iter(self.known))]
+
+    def _on_bye(self, sender: str, part: Part, lines: Sequence[bytes]) -> None:
+        self.known.pop(sender, None)
+
     async def _look_around(self) -> None:
-        """Find nodes that are gone and that nobody asked about: at the start, then once an hour."""
-        others = list(self._chores.neighbours)
+        """Greet the others: at the start, then six times an hour. When fewer hear it than there should be, see who."""
+        self.known |= dict.fromkeys(self._chores.neighbours)
         while True:
             try:
-                await self._visit(others)
-                await asyncio.sleep(_LOOK_EVERY_S)
-                others = [name for name in await self._consumers() if name != self._bus.node]
+                await self._greet()
             except (RedisDown, RedisError) as error:
                 log.info("could not look for nodes that are gone", extra={"err": str(error)})
-                others = []
-                await asyncio.sleep(_TWICE_S)
+            await asyncio.sleep(_LOOK_EVERY_S)
+
+    async def _greet(self) -> None:
+        if not self._link.is_up:
+            return
+        said_at = asyncio.get_running_loop().time()
+        reached = await self._bus.tell_everybody({"k": "hello"})
+        if reached - 1 < len(self.known):
+            await self._visit(list(self.known))
+        await asyncio.sleep(_ECHO_S)
+        if self._echoed_at < said_at:
+            # Connected, and yet nothing comes: on a node that was demoted, say.
+            self._link.fail(ConnectionError("the subscription is deaf"))
 
     async def _visit(self, nodes: Sequence[str]) -> None:
         silent = await self._silent_among(nodes)
@@ -282,6 +334,7 @@ class Heir:
             await asyncio.sleep(_TWICE_S)
             for node in await self._silent_among(silent):
                 await self._take_over(node)
+                self.known.pop(node, None)
 
     async def _silent_among(self, nodes: Sequence[str]) -> list[str]:
         if not nodes or asyncio.get_running_loop().time() < self._patient_until:

@@ -23,6 +23,11 @@ class Keys:
         """Stream of jobs that were given up."""
         return f"{{{self.prefix}}}:dead"
 
+    @property
+    def everybody(self) -> str:
+        """Where all nodes are spoken to."""
+        return f"{{{self.prefix}}}:all"
+
     def channel(self, node: str) -> str:
         """Where a node is spoken to."""
         return f"{{{self.prefix}}}:n:{node}"

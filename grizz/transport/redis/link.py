@@ -31,8 +31,8 @@ log = logging.getLogger(__name__)
 DEADLINE_S = 2.0
 # The way back makes several round trips; nobody waits for it.
 _ESTABLISH_S = 5.0
-# A blocked read costs one command when its time is over: four in an hour.
-BLOCK_S = 900.0
+# A blocked read costs one command when its time is over: one in an hour.
+BLOCK_S = 3600.0
 # After entries came, more are likely on their way: reading them together saves a command for each.
 _GATHER_S = 0.02
 _MAX_PENDING_BYTES = 64 << 20

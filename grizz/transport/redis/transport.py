@@ -40,9 +40,6 @@ from grizz.transport.redis.record import Codec, Record, UnreadableRecord, home_o
 
 log = logging.getLogger(__name__)
 
-_ECHO_EVERY_S = 1200.0
-_ECHO_WITHIN_S = 5.0
-
 
 class RedisTransport:
     """`Transport` over a `Link`. See `Dispatcher` for the arguments that are not here.
@@ -51,6 +48,7 @@ class RedisTransport:
         inherited: nodes that this one took over; what is said to them is said to this one too.
         orphaned: called with a home for which jobs run here, and which nobody hears of any more.
         linked: called when the link is up, with whether it is for the first time.
+        farewell: tells the others that this node leaves.
         handed_over: hands over what runs here; see `Handover.give`.
     """
 
@@ -113,6 +111,7 @@ class RedisTransport:
         self._workers: Workers
         self.orphaned: Callable[[str], None] = lambda home: None
         self.linked: Callable[[bool], None] = lambda first: None
+        self.farewell: Callable[[], Coroutine[Any, Any, None]] = _silence
         self.handed_over: Callable[[], Coroutine[Any, Any, list[str]]] = _nothing
         link.serve(self)
         bus.watch(self._reached)
@@ -140,7 +139,6 @@ class RedisTransport:
         """
         await self._link.start()
         self._tasks.spawn(self._supervise(), name="supervise leases")
-        self._tasks.spawn(self._listen_to_itself(), name="listen to itself")
 
     async def close(self) -> None:
         """See `Transport.close`."""
@@ -152,6 +150,7 @@ class RedisTransport:
         self._chores.flush()
         if not self.errands and not self.jobs.places:
             self._link.send("XGROUP", "DELCONSUMER", self._keys.jobs, GROUP, self._bus.node)
+            await self.farewell()
         await self._link.close()
 
     async def put(self, job: Job, attempt: int = 0) -> None:
@@ -275,8 +274,8 @@ class RedisTransport:
                 self._deposed()
         node = self._bus.node
         await self._chores.prepare(cmd, reads=self._reads)
-        for channel in (node, *self.inherited):
-            _checked(await sub.ask([("SUBSCRIBE", self._keys.channel(channel))]))
+        channels = [self._keys.channel(name) for name in (node, *self.inherited)]
+        await sub.subscribe([self._keys.everybody, *channels])
         if not first:
             # What was on its way to the old connection when that broke is ours, and nobody else will run it.
             command = ("XREADGROUP", "GROUP", GROUP, node, "COUNT", 1000, "STREAMS", self._keys.jobs, "0")
@@ -475,17 +474,6 @@ class RedisTransport:
             if _now() - due < self._lease_s / 2:
                 self.sweep()
 
-    async def _listen_to_itself(self) -> None:
-        """A subscription can be connected and deaf (on a node that was demoted, say); three commands an hour tell."""
-        while True:
-            await asyncio.sleep(_ECHO_EVERY_S)
-            asked_at = _now()
-            if self._link.is_up:
-                self._bus.echo()
-                await asyncio.sleep(_ECHO_WITHIN_S)
-                if not self.jobs.heard_itself_since(asked_at):
-                    self._link.fail(ConnectionError("the subscription is deaf"))
-
     def sweep(self) -> None:
         """Look after everything that may have gone silent. Called by the supervisor."""
         now = _now()
@@ -500,6 +488,10 @@ class RedisTransport:
 
     def _wake(self) -> None:
         self._ready.set()
+
+
+async def _silence() -> None:
+    return None
 
 
 async def _nothing() -> list[str]:
