@@ -39,7 +39,7 @@ TEXT = "".join(f"w{n} " for n in range(WORDS))
 RESTART_STEP, ATTEMPTS = 1_000_000, 3
 PAUSE_S = 15.0
 # An answer that has not ended by then never will.
-ANSWER_S = 150.0
+ANSWER_S = 120.0
 # After the last answer: what is collected for a tick, and what a process that has just started finds of the dead.
 SETTLE_S = 20.0
 TAG = "{grizz}:"
@@ -328,21 +328,29 @@ class Run:
                 self.blame("failed", asker, f"{asker.status}, {lost} kills concerned it: {error}")
         await self._compare(asker)
 
+    async def _get(self, response_id: str) -> tuple[Node, int, dict[str, Any]]:
+        while True:
+            try:
+                node = random.choice(self._fleet.live)
+                async with self._http.get(f"{node.url}/v1/responses/{response_id}") as reply:
+                    return node, reply.status, await reply.json()
+            except (aiohttp.ClientError, OSError, IndexError):
+                await asyncio.sleep(0.2)
+
     async def _compare(self, asker: Asker) -> None:
         """A moment later any process tells the same of it."""
         await asyncio.sleep(0.5)
-        async with asyncio.timeout(ANSWER_S):
-            while True:
-                try:
-                    node = random.choice(self._fleet.live)
-                    async with self._http.get(f"{node.url}/v1/responses/{asker.response_id}") as reply:
-                        status, body = reply.status, await reply.json()
-                    break
-                except (aiohttp.ClientError, OSError, IndexError):
-                    await asyncio.sleep(0.2)
+        try:
+            async with asyncio.timeout(ANSWER_S):
+                node, status, body = await self._get(asker.response_id)
+        except TimeoutError:
+            self.blame("hung", asker, f"GET had no answer for {ANSWER_S:g} s")
+            return
         if asker.log_expired and status == 200:
             text = body["output"][-1]["content"][0]["text"] if body["output"] else ""
-            if body["status"] != "completed" or text != TEXT:
+            if GIVEN_UP in str((body["error"] or {}).get("message")) and len({at for at, _ in asker.hits}) >= ATTEMPTS:
+                self.notes["given up after three lost attempts"] += 1
+            elif body["status"] != "completed" or text != TEXT:
                 self.blame("text wrong", asker, f"GET: {body['status']}, {len(text)} characters")
         elif status != 200 or (body["status"], body["output"]) != (asker.response["status"], asker.response["output"]):
             if asker.killed_late:
@@ -358,8 +366,8 @@ class Run:
         for asker in self.asking:
             roles = dict.fromkeys(held.get(asker.response_id, ()), "runs it")
             home = asker.response_id.removeprefix("resp_")[:8]
-            while home in heirs:
-                roles.setdefault(home, "home")
+            while home in heirs and home not in roles:
+                roles[home] = "home"
                 home = heirs[home]
             owners[asker] = roles | ({home: "home"} if home else {})
         busy = [node for node in self._fleet.live if any(node.ids & set(roles) for roles in owners.values())]

@@ -116,7 +116,8 @@ class Scaled:
             metrics=self._metrics,
             tasks=self._tasks,
             max_attempts=self._settings.workers.max_attempts,
-            archived=self.archive.fetch,
+            lease_s=self._settings.workers.lease_s,
+            archived=self.archive.ended,
             bus=self.bus,
         )
         peers = engine.library.peers = Peers(
@@ -126,6 +127,7 @@ class Scaled:
             lease_s=self._settings.workers.lease_s,
             local=engine.replies.get,
             cancel=engine.stop,
+            forget=engine.deleted_elsewhere,
         )
         self.bus.watch(peers.reached)
         self.transport.handed_over = Handover(

@@ -380,7 +380,7 @@ class Cluster:
         try:
             for first, last in ((0, 5460), (5461, 10922), (10923, 16383)):
                 self.nodes.append(RedisServer("cluster-enabled yes", "cluster-node-timeout 2000").__enter__())
-                self.nodes[-1].command("CLUSTER", "ADDSLOTSRANGE", first, last)
+                self.nodes[-1].command("CLUSTER", "ADDSLOTS", *range(first, last + 1))
                 self.nodes[-1].command("CLUSTER", "SET-CONFIG-EPOCH", len(self.nodes))
                 self.nodes[-1].command("CLUSTER", "MEET", HOST, self.nodes[0].port)
             until(lambda: all(map(self._ready, self.nodes)), 15, "the nodes know each other")
@@ -519,8 +519,9 @@ class _Connection:
 
     def abort(self) -> None:
         """Let the client see a reset."""
-        if connection := self.client_out.get_extra_info("socket"):  # none if closed already
-            with suppress(OSError):
+        # None if it is closed already; a closed TLS transport of Python 3.11 does not even know that.
+        with suppress(OSError, AttributeError):
+            if connection := self.client_out.get_extra_info("socket"):
                 connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.client_out.transport.abort()
 

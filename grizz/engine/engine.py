@@ -41,6 +41,9 @@ log = logging.getLogger(__name__)
 _SWEEP_S = 1.0
 # A cancelled answer ends within milliseconds; a worker that does not obey must not hold the caller.
 _CANCEL_WAIT_S = 5.0
+_SAY_AGAIN_S = 1.0
+# What a create may wait for other nodes and their Redis, in all.
+_ELSEWHERE_S = 2.0
 _QUEUE_FULL_RETRY_S = 5.0
 
 
@@ -178,23 +181,30 @@ class Engine:
         """
         found = await self.find(response_id, owner)
         if isinstance(found, Reply):
-            await self._stop(found, Cause.CANCELLED)
-            await self._wait_for_end(found)
+            await self._stop_and_wait(found, Cause.CANCELLED)
         return found
 
     async def delete(self, response_id: str, owner: str) -> None:
-        """Forget a response, and stop it first if it runs.
+        """Forget a response everywhere, and stop it first if it runs.
 
         Raises:
             RequestError: 404.
         """
         found = await self.find_stored(response_id, owner)
         if isinstance(found, Reply):
-            await self._stop(found, Cause.DELETED)
-            await self._wait_for_end(found)
+            await self._stop_and_wait(found, Cause.DELETED)
             self.replies.remove(found)
             self.library.take_mirror(found.id)
-        self.library.forget(response_id)
+        self.library.delete(response_id, owner)
+
+    def deleted_elsewhere(self, response_id: str, owner: str) -> None:
+        """Another node deletes a response of that owner, of which there may be a copy here."""
+        reply = self.reply(response_id, owner)
+        if reply is not None and reply.ended:
+            self.replies.remove(reply)
+            self.library.take_mirror(response_id)
+        if reply is not None or self.history.find(response_id, owner, self._now()) is not None:
+            self.library.deleted_elsewhere(response_id)
 
     # Leaving
 
@@ -218,7 +228,7 @@ class Engine:
         for reply in left:
             await self._stop(reply, Cause.SHUTDOWN)
         for reply in left:
-            await self._wait_for_end(reply)
+            await self._wait_for_end(reply, _CANCEL_WAIT_S)
 
     # Inside
 
@@ -230,7 +240,8 @@ class Engine:
             text = f"You have {limit} responses running, which is the limit; wait for one to end."
             raise RequestError(429, Code.RATE_LIMIT, text, retry_after_s=1.0)
         await self.pulse.sure()
-        parent = await self._parent(request, owner, scope)
+        deadline = asyncio.get_running_loop().time() + _ELSEWHERE_S
+        parent = await self._parent(request, owner, scope, deadline)
         request = dataclasses.replace(request, input=tuple(with_ids(request.input, new_id)))
         given = self._resolve(request.input, owner, scope)
         context = [*(parent.context() if parent else ()), *given]
@@ -248,7 +259,10 @@ class Engine:
         if request.generate:
             work = Work(request, context, composer.response)
             try:
-                await self._transport.put(Job(reply.id, owner, work, size, reply.created_at, composer.next_seq))
+                job = Job(reply.id, owner, work, size, reply.created_at, composer.next_seq)
+                with contextlib.suppress(TimeoutError):  # it is queued; only its record is late
+                    async with asyncio.timeout_at(deadline):
+                        await self._transport.put(job)
             except BaseException:
                 self.replies.remove(reply)
                 raise
@@ -264,11 +278,16 @@ class Engine:
         hour = int(time.time() / 3600) & 0xFFFF
         return f"resp_{self._node()}{hour:04x}{secrets.token_hex(14)}"
 
-    async def _parent(self, request: Request, owner: str, scope: Scope | None) -> Turn | None:
+    async def _parent(self, request: Request, owner: str, scope: Scope | None, deadline: float) -> Turn | None:
         previous = request.previous_response_id
         if previous is None:
             return None
-        turn = await self.library.turn(previous, owner, scope)
+        try:
+            async with asyncio.timeout_at(deadline):
+                turn = await self.library.turn(previous, owner, scope)
+        except TimeoutError:
+            text = f"Previous response with id '{previous}' could not be looked up in time; try again."
+            raise RequestError(503, Code.OVERLOADED, text, param="previous_response_id", retry_after_s=1.0) from None
         if turn is not None and turn.continuable:
             return turn
         running = self.reply(previous, owner)
@@ -301,22 +320,31 @@ class Engine:
         """Stop a response of this node, for another node's client."""
         await self._stop(reply, cause)
 
-    async def _wait_for_end(self, reply: Reply) -> None:
+    async def _stop_and_wait(self, reply: Reply, cause: Cause) -> None:
+        """Stop it and wait for its end; a word to another node may be lost, so it is said again."""
+        for _ in range(round(_CANCEL_WAIT_S / _SAY_AGAIN_S)):
+            await self._stop(reply, cause)
+            if await self._wait_for_end(reply, _SAY_AGAIN_S):
+                return
+        log.error("a stopped answer did not end", extra={"response": reply.id})
+
+    async def _wait_for_end(self, reply: Reply, within_s: float) -> bool:
         ended = asyncio.Event()
 
         def look() -> None:
-            if reply.ended:
+            if reply.ended or reply.revoked:
                 ended.set()
 
         reply.watch(look)
         try:
             look()
-            async with asyncio.timeout(_CANCEL_WAIT_S):
+            async with asyncio.timeout(within_s):
                 await ended.wait()
         except TimeoutError:
-            log.error("a stopped answer did not end", extra={"response": reply.id})
+            return False
         finally:
             reply.unwatch(look, self._now())
+        return True
 
     async def _sweep(self) -> None:
         while True:

@@ -116,24 +116,21 @@ class Home:
             return None
         work: Work = job.payload
         now = _now()
-        reply = self._library.take_mirror(job.id) or Reply(
-            {**work.response, "status": "in_progress"},
-            job.owner,
-            work.request,
-            parent=None,
-            scope=None,
-            given=(),
-            size=job.size,
-            now=now,
-        )
+        mirror = self._library.take_mirror(job.id)
+        reply = mirror or _new_reply(job, work, now)
         # The whole context stands for the turns before it: they may be gone with the home, and are only read again.
         reply.given = tuple(work.context)
+        if reply.ended:  # its end was shown here already
+            self._remember(reply, now)
+            return None
         self._replies.add(reply)
         if log is None:
-            composer = Composer({**work.response}, new_id=new_id, next_seq=(attempt - 1) * RESTART_STEP)
+            # Above everything that anybody may have seen, whoever counted the attempts.
+            step = 1 + max(attempt - 2, job.next_seq // RESTART_STEP, reply.last_seq // RESTART_STEP)
+            composer = Composer({**work.response}, new_id=new_id, next_seq=step * RESTART_STEP)
             composer.lifecycle("created", "in_progress")
             composer.lifecycle("in_progress", "in_progress")
-            self._replies.restart(reply, composer.take(), attempt, now)
+            self._replies.restart(reply, composer.take(), step + 1, now)
             return dataclasses.replace(job, next_seq=composer.next_seq, output=())
         begun = Composer({**work.response}, new_id=new_id, next_seq=job.next_seq - 1, output=job.output)
         begun.lifecycle("created", "in_progress")
@@ -141,6 +138,14 @@ class Home:
         whole = reply.last_seq >= 0 or (log and log[0].type == "response.created")
         self._append(reply, [*(() if whole else begun.take()), *log], now)
         return job
+
+    def _remember(self, reply: Reply, now: float) -> None:
+        request = reply.request
+        scope = None if request.store else reply.scope
+        if request.store or scope is not None:
+            turn = Turn(reply.id, reply.owner, reply.parent, reply.given, reply.response, reply.last_seq, scope)
+            self._library.keep(turn, now)
+        reply.given, reply.parent, reply.scope = (), None, None
 
     def forget(self, job_id: str, node: str) -> None:
         """How it ended is not true any more: it runs again, at that node."""
@@ -183,11 +188,7 @@ class Home:
     def _settled(self, reply: Reply, now: float) -> None:
         """A response has ended: remember the turn, count it, write the one line."""
         request, response = reply.request, reply.response
-        scope = None if request.store else reply.scope
-        if request.store or scope is not None:
-            turn = Turn(reply.id, reply.owner, reply.parent, reply.given, response, reply.last_seq, scope)
-            self._library.keep(turn, now)
-        reply.given, reply.parent, reply.scope = (), None, None
+        self._remember(reply, now)
         label = self._metrics.model(request.model)
         took = now - reply.created_at
         self._metrics.duration.labels(label).observe(took)
@@ -211,3 +212,8 @@ class Home:
 
 def _now() -> float:
     return asyncio.get_running_loop().time()
+
+
+def _new_reply(job: Job, work: Work, now: float) -> Reply:
+    response = {**work.response, "status": "in_progress"}
+    return Reply(response, job.owner, work.request, parent=None, scope=None, given=(), size=job.size, now=now)

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
+from collections.abc import Iterator
 
 from grizz.engine.history import History, Scope, Turn, read_turns
 from grizz.engine.peers import Peers
 from grizz.engine.reply import Reply
+from grizz.errors import Code, RequestError
 from grizz.protocol.items import Item
 from grizz.transport.base import Archive
 
 # A finished response is stored together with others, a tenth of a second after its end.
 _STORE_LOOKS = 5
 _STORE_LOOK_S = 0.1
+# Look-ups elsewhere at a time.
+_MAX_LOOKUPS = 256
+_MAX_LOOKUPS_OF_OWNER = 32
 
 
 class Library:
@@ -32,6 +38,7 @@ class Library:
         self.peers: Peers | None = None
         self._archive = archive
         self._keep_s = keep_s
+        self._lookups: dict[str, int] = {}
 
     def __repr__(self) -> str:
         return f"<Library {self.history!r}, {self.peers!r}>"
@@ -61,17 +68,17 @@ class Library:
     async def find(self, response_id: str, owner: str) -> Reply | Turn | None:
         """A response that is no reply of this node: its turn, its mirror, its stored turn. Cancel-safe."""
         turn = self.history.find(response_id, owner, _now())
-        if turn is not None:
+        if turn is not None or self.peers is None:
             return turn
-        if self.peers is not None:
-            reply = await self.peers.find(response_id, owner)
-            if reply is not None:
-                return reply
-        return await self._fetch(response_id, owner)
+        with self._looking_up(owner):
+            return await self.peers.find(response_id, owner) or await self._fetch(response_id, owner)
 
     async def turn(self, response_id: str, owner: str, scope: Scope | None) -> Turn | None:
         """A finished turn that this owner (on this connection) may continue, wherever it was made. Cancel-safe."""
-        turn = self.history.find(response_id, owner, _now(), scope) or await self._turn_elsewhere(response_id, owner)
+        turn = self.history.find(response_id, owner, _now(), scope)
+        if turn is None and self._archive is not None:
+            with self._looking_up(owner):
+                turn = await self._turn_elsewhere(response_id, owner)
         if turn is not None and turn.scope is None and self._archive is not None:
             self._touch(turn)
         return turn
@@ -87,16 +94,47 @@ class Library:
             self._archive.keep(turn.id, turn.to_wire())
 
     def forget(self, response_id: str) -> None:
-        """Drop a turn everywhere."""
+        """Drop a turn here and where all nodes find it."""
         self.history.forget(response_id)
         if self._archive is not None:
             self._archive.discard(response_id)
+
+    def delete(self, response_id: str, owner: str) -> None:
+        """Drop a turn everywhere: other nodes may have a copy, or be about to store it."""
+        if self.peers is not None:
+            self.peers.deleted(response_id, owner)
+        self.forget(response_id)
+
+    def deleted_elsewhere(self, response_id: str) -> None:
+        """Another node deletes it; what is stored, it removes itself."""
+        self.history.forget(response_id)
+        if self._archive is not None:
+            self._archive.discard(response_id, stored=False)
 
     def sweep(self, now: float) -> None:
         """Drop what is too old, ask after what is silent."""
         self.history.sweep(now)
         if self.peers is not None:
             self.peers.sweep(now)
+
+    @contextlib.contextmanager
+    def _looking_up(self, owner: str) -> Iterator[None]:
+        """Look-ups elsewhere are bounded: they cost messages, and ids can be invented.
+
+        Raises:
+            RequestError: 429.
+        """
+        mine = self._lookups.get(owner, 0)
+        if mine >= _MAX_LOOKUPS_OF_OWNER or sum(self._lookups.values()) >= _MAX_LOOKUPS:
+            text = "Too many responses are being looked up at other servers; try again."
+            raise RequestError(429, Code.RATE_LIMIT, text, retry_after_s=1.0)
+        self._lookups[owner] = mine + 1
+        try:
+            yield
+        finally:
+            self._lookups[owner] -= 1
+            if not self._lookups[owner]:
+                del self._lookups[owner]
 
     def _touch(self, turn: Turn) -> None:
         """A conversation in use must not expire; its turns are told so twice within their life at most."""

@@ -7,6 +7,7 @@ the tabs and streams of this node the mirror is a reply like any other.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -70,15 +71,46 @@ class _Follower:
 
 
 class _Mirror:
-    """A reply of another node, as this one has it."""
+    """A reply of another node, as this one has it.
 
-    __slots__ = ("asked_at", "heard_at", "home", "reply")
+    Attributes:
+        expects: the attempt and the number with which what its home sends next begins, when it begins anew.
+    """
+
+    __slots__ = ("asked_at", "expects", "heard_at", "home", "reply")
 
     def __init__(self, reply: Reply, home: str, now: float) -> None:
         self.reply = reply
         self.home = home
+        self.expects = (0, 0)
         self.heard_at = now
         self.asked_at = now
+
+
+class _Search:
+    """A question to a home, and what came back so far.
+
+    Attributes:
+        found: it has the response.
+        unknown: the nodes that said they do not.
+        reached: how many nodes the question reached; None until that is known.
+        news: set when one of these changes.
+    """
+
+    __slots__ = ("found", "home", "news", "reached", "unknown")
+
+    def __init__(self, home: str) -> None:
+        self.home = home
+        self.found = False
+        self.unknown: set[str] = set()
+        self.reached: int | None = None
+        self.news = asyncio.Event()
+
+    def ask(self, home: str) -> None:
+        """It is asked anew."""
+        self.home, self.found, self.reached = home, False, None
+        self.unknown.clear()
+        self.news.clear()
 
 
 class Peers:
@@ -87,6 +119,7 @@ class Peers:
     Args:
         local: the reply of that id, when this node is its home.
         cancel: cancels a local response; it is a coroutine function.
+        forget: forgets a response of that owner, which another node has deleted.
         lease_s: seconds without a word after which a node is asked, or taken for dead.
     """
 
@@ -99,6 +132,7 @@ class Peers:
         lease_s: float,
         local: Callable[[str], Reply | None],
         cancel: Callable[[Reply, Cause], Any],
+        forget: Callable[[str, str], None],
     ) -> None:
         self._bus = bus
         self._finder = finder
@@ -109,10 +143,9 @@ class Peers:
         self._mirrors: dict[str, _Mirror] = {}
         self._followers: dict[tuple[str, str], _Follower] = {}
         self._searches: dict[str, asyncio.Task[Reply | None]] = {}
-        self._answers: dict[str, asyncio.Event] = {}
-        self._unknown: dict[str, set[str]] = {}
+        self._open: dict[str, _Search] = {}
         self._moved: dict[str, str] = {}
-        self._audience: dict[str, int] = {}
+        bus.on("deleted", lambda sender, part, lines: forget(part["id"], part["owner"]))
         bus.on("follow", self._on_follow)
         bus.on("unfollow", self._on_unfollow)
         bus.on("unknown", self._on_unknown)
@@ -166,11 +199,20 @@ class Peers:
     def cancel(self, reply: Reply, cause: Cause) -> bool:
         """Ask the home of a mirror to stop it; False when it cannot be asked."""
         found = self._mirrors.get(reply.id)
-        return found is not None and self._bus.post(found.home, {"k": "cancel", "id": reply.id, "c": str(cause)})
+        if found is None:
+            return False
+        return self._bus.post(found.home, {"k": "cancel", "id": reply.id, "owner": reply.owner, "c": str(cause)})
+
+    def deleted(self, response_id: str, owner: str) -> None:
+        """A response was deleted here: so that nobody else has it either."""
+        self._bus.shout({"k": "deleted", "id": response_id, "owner": owner})
 
     def reached(self, node: str, count: int) -> None:
         """A message to a node reached so many."""
-        self._audience[node] = count
+        for search in self._open.values():
+            if search.home == node:
+                search.reached = count
+                search.news.set()
         if count:
             return
         for key, follower in list(self._followers.items()):
@@ -219,52 +261,69 @@ class Peers:
     # Searching
 
     def _look_after(self, response_id: str, mirror: _Mirror) -> None:
-        if response_id not in self._searches:
-            search = self._tasks.spawn(self._search(response_id, mirror.home), name=f"find {response_id} again")
-            self._searches[response_id] = search
-            search.add_done_callback(lambda _: self._searches.pop(response_id, None))
+        """A mirror that hears nothing: ask its home, which sends what is missing; without one it is no use."""
+        if response_id in self._searches:
+            return
+        search = self._tasks.spawn(self._refresh(response_id, mirror), name=f"find {response_id} again")
+        self._searches[response_id] = search
+        search.add_done_callback(lambda _: self._searches.pop(response_id, None))
+
+    async def _refresh(self, response_id: str, mirror: _Mirror) -> Reply | None:
+        found = await self._search(response_id, mirror.home)
+        if found is None and self._mirrors.get(response_id) is mirror and self._bus.is_up:
+            del self._mirrors[response_id]
+            mirror.reply.revoke()  # its readers come back, and are told what is known
+        return found
 
     async def _search(self, response_id: str, home: str) -> Reply | None:
         loop = asyncio.get_running_loop()
-        began = loop.time()
-        answered = self._answers[response_id] = asyncio.Event()
-        self._unknown[response_id] = set()
+        began, woken = loop.time(), False
+        search = self._open[response_id] = _Search(home)
         try:
-            while loop.time() - began < self._lease_s + 6.0:
+            while loop.time() - began < 1.7 * self._lease_s + 2.0:
                 if (local := self._local(response_id)) is not None:
                     return local
                 home = self._moved.get(response_id, home)
-                if await self._ask(response_id, home, answered) and (found := self.mirror(response_id)) is not None:
-                    return found
-                if self._unknown[response_id] and len(self._unknown[response_id]) >= self._audience.get(home, 0):
+                if not await self._ask(response_id, home, search):
+                    return None  # nobody can be asked
+                if search.found and (mirror := self.mirror(response_id)) is not None:
+                    return mirror
+                heirs_too = self._finder.is_heir(home)
+                others = (search.reached or 0) - heirs_too
+                if others > 0 and len(search.unknown) >= others:
                     return None
-                if not self._audience.get(home):
+                if others <= 0 and heirs_too:
+                    await self._finder.settled(home)
+                    return self._local(response_id) or self.mirror(response_id)
+                if others <= 0:
                     if await self._finder.unknown(home):
                         return None
-                    await self._finder.seek(home)
-                elif loop.time() - began > self._lease_s:
+                    if not await self._finder.seek(home):
+                        await asyncio.sleep(_ASK_EVERY_S)
+                elif not woken and loop.time() - began > self._lease_s:
+                    woken = True
                     await self._finder.unanswered(home)
             return None
         finally:
-            del self._answers[response_id], self._unknown[response_id]
-            self._audience.pop(home, None)
+            del self._open[response_id]
 
-    async def _ask(self, response_id: str, home: str, answered: asyncio.Event) -> bool:
-        """Ask once; True when the home answered that it has it."""
-        answered.clear()
+    async def _ask(self, response_id: str, home: str, search: _Search) -> bool:
+        """Ask once, and wait for the answer, for a second at most; False when nothing can be sent."""
+        search.ask(home)
         mirror = self._mirrors.get(response_id)
         after = -1 if mirror is None else mirror.reply.last_seq
         attempt = 0 if mirror is None else mirror.reply.attempt
-        self._audience.pop(home, None)
-        part = {"k": "follow", "id": response_id, "after": after, "a": attempt}
-        if not self._bus.post(home, part):
+        if not self._bus.post(home, {"k": "follow", "id": response_id, "after": after, "a": attempt}):
             return False
-        try:
+        with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_ASK_EVERY_S):
-                await answered.wait()
-        except TimeoutError:
-            return False
-        return not self._unknown[response_id]
+                while not search.found and search.reached != 0:
+                    others = (search.reached or 0) - self._finder.is_heir(home)
+                    if search.reached is not None and len(search.unknown) >= others:
+                        break
+                    search.news.clear()
+                    await search.news.wait()
+        return True
 
     # What others ask of this node
 
@@ -276,8 +335,13 @@ class Peers:
         if reply is None and response_id in self._moved:
             self._bus.post(sender, {"k": "moved", "id": response_id, "to": self._moved[response_id]})
             return
-        if reply is None or len(self._followers) >= _MAX_FOLLOWERS:
-            self._bus.post(sender, {"k": "unknown", "id": response_id})
+        if reply is None:
+            # While a takeover is under way nobody knows yet; the question comes again.
+            if not self._finder.is_busy(_home(response_id) or ""):
+                self._bus.post(sender, {"k": "unknown", "id": response_id})
+            return
+        if len(self._followers) >= _MAX_FOLLOWERS:
+            log.warning("too many nodes follow responses of this one", extra={"count": _MAX_FOLLOWERS})
             return
         key = (sender, response_id)
         if (old := self._followers.pop(key, None)) is not None:
@@ -291,6 +355,7 @@ class Peers:
             "response": {**reply.response, "output": []},
         }
         answer = {"k": "followed", "id": response_id, "a": reply.attempt, "last": reply.last_seq, "reply": meta}
+        answer["s"] = max(after + 1, reply.first_seq)
         self._bus.post(sender, answer)
         follower = self._followers[key] = _Follower(self._bus, sender, reply, after)
         self._bus.ready(sender, follower, haste=Haste.NOW)
@@ -301,24 +366,21 @@ class Peers:
             follower.close()
 
     def _on_cancel(self, sender: str, part: Part, lines: Sequence[bytes]) -> None:
-        """The owner was checked where the client asked: there the mirror says whose it is."""
         reply = self._local(part["id"])
-        if reply is not None:
+        if reply is not None and reply.owner == part["owner"]:
             self._tasks.spawn(self._cancel(reply, Cause(part["c"])), name=f"cancel {reply.id}")
 
     # What others answer
 
     def _on_unknown(self, sender: str, part: Part, lines: Sequence[bytes]) -> None:
-        answered = self._answers.get(part["id"])
-        if answered is not None:
-            self._unknown[part["id"]].add(sender)
-            if len(self._unknown[part["id"]]) >= self._audience.get(_home(part["id"]) or "", 1):
-                answered.set()
+        search = self._open.get(part["id"])
+        if search is not None:
+            search.unknown.add(sender)
+            search.news.set()
 
     def _on_moved(self, sender: str, part: Part, lines: Sequence[bytes]) -> None:
         self.moved(part["id"], part["to"])
-        if (answered := self._answers.get(part["id"])) is not None:
-            answered.set()
+        self._on_unknown(sender, part, lines)
 
     def _on_followed(self, sender: str, part: Part, lines: Sequence[bytes]) -> None:
         response_id = part["id"]
@@ -336,10 +398,15 @@ class Peers:
             reply.attempt = part["a"]
             mirror = self._mirrors[response_id] = _Mirror(reply, sender, now)
         mirror.home, mirror.heard_at = sender, now
-        self._unknown.get(response_id, set()).clear()
-        answered = self._answers.get(response_id)
-        if answered is not None and part["a"] == mirror.reply.attempt and part["last"] <= mirror.reply.last_seq:
-            answered.set()  # nothing is to follow that would
+        mirror.expects = (part["a"], part["s"])
+        if part["a"] == mirror.reply.attempt and part["last"] <= mirror.reply.last_seq:
+            self._answered(response_id)  # nothing is to follow that would say so
+
+    def _answered(self, response_id: str) -> None:
+        search = self._open.get(response_id)
+        if search is not None:
+            search.found = True
+            search.news.set()
 
     def _on_mirror(self, sender: str, part: Part, lines: Sequence[bytes]) -> None:
         response_id, first = part["id"], int(part["s"])
@@ -352,14 +419,15 @@ class Peers:
         reply = mirror.reply
         mirror.heard_at = now
         events = [Event.read(first + index, line) for index, line in enumerate(lines)]
-        if part["a"] > reply.attempt:
+        anew = part["a"] > reply.attempt or reply.last_seq < 0
+        if anew and (part["a"], first) == mirror.expects:
             reply.restart(events, part["a"], now)
-        elif part["a"] == reply.attempt and first <= reply.last_seq + 1 or reply.last_seq < 0:
+        elif not anew and part["a"] == reply.attempt and first <= reply.last_seq + 1:
             reply.extend(events, now)
         else:
-            self._look_after(response_id, mirror)
-        if (answered := self._answers.get(response_id)) is not None:
-            answered.set()
+            self._look_after(response_id, mirror)  # something did not arrive
+            return
+        self._answered(response_id)
 
 
 def _recent(response_id: str) -> bool:

@@ -99,6 +99,11 @@ class Reply:
         return self._first + len(self._events) - 1
 
     @property
+    def first_seq(self) -> int:
+        """The number of the first event that is kept."""
+        return self._first
+
+    @property
     def ended(self) -> bool:
         """Is the terminal event in the log?"""
         return self.ended_at is not None

@@ -48,7 +48,7 @@ class Event:
         end = data.index(b'"', 9)
         kind = data[9:end].decode()
         if not data.startswith(b'{"type":"') or not data.startswith(b',"sequence_number":%d,' % seq, end + 1):
-            raise ValueError(f"event {seq} begins with {data[:80]!r}")
+            raise ValueError(f"this is not event {seq}")
         if kind not in BY_DELTA:
             return cls(seq, kind, data)
         # Which part it adds to stands between its number and its text, in the same words for the whole part.

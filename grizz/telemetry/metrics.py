@@ -53,7 +53,7 @@ REDIS_COMMANDS = (
         "publish",
     ),
     *("pubsub", "renamenx"),
-    *("select", "set", "subscribe", "xack", "xackdel", "xadd", "xclaim", "xdel", "xgroup", "xinfo", "xpending"),
+    *("select", "set", "subscribe", "xack", "xdelex", "xadd", "xclaim", "xdel", "xgroup", "xinfo", "xpending"),
     *("xrange", "xreadgroup", "other"),
 )
 REDIS_ERRORS = ("down", "full", "quota", "login", "lost", "command", "message", "overflow")

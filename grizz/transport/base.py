@@ -190,7 +190,7 @@ class Transport(Protocol):
     async def may_speak(self) -> bool:
         """After this process stood still: are its responses still its own? When they are not, says `Home.deposed`.
 
-        Never waits longer than two seconds. Cancel-safe.
+        Waits a few seconds at most, while nothing is sent to anybody. Cancel-safe.
         """
 
     async def leave(self) -> None:
@@ -231,6 +231,10 @@ class Bus(Protocol):
     def node(self) -> str:
         """This node's id."""
 
+    @property
+    def is_up(self) -> bool:
+        """Can something be sent?"""
+
     def on(self, kind: str, handler: Callable[[str, Part, Sequence[bytes]], None]) -> None:
         """Let `handler` take the parts of a kind: it gets the sender, the part and its lines, and must not wait."""
 
@@ -239,6 +243,9 @@ class Bus(Protocol):
 
     def ready(self, node: str, source: Source, *, haste: Haste = Haste.TICK) -> bool:
         """Ask `source` for what it has when the next message to the node goes out."""
+
+    def shout(self, part: Part) -> bool:
+        """Tell all other nodes; False when nothing can be sent. Never waits."""
 
 
 class Archive(Protocol):
@@ -253,8 +260,8 @@ class Archive(Protocol):
     def touch(self, response_ids: Sequence[str]) -> None:
         """They are in use: keep them longer. Never waits."""
 
-    def discard(self, response_id: str) -> None:
-        """Forget one. Never waits."""
+    def discard(self, response_id: str, *, stored: bool = True) -> None:
+        """Forget one; not `stored`: another node removes what is stored. Never waits."""
 
 
 class Finder(Protocol):
@@ -271,6 +278,15 @@ class Finder(Protocol):
 
         Not cancel-safe, as `seek`.
         """
+
+    def is_heir(self, node: str) -> bool:
+        """Did this node take that one over? Then it hears what is said to it."""
+
+    def is_busy(self, node: str) -> bool:
+        """Is this node taking that one over right now?"""
+
+    async def settled(self, node: str) -> None:
+        """Wait until a takeover that is under way is done. Cancel-safe."""
 
     async def unknown(self, node: str) -> bool:
         """Is there no sign that such a node ever was? Cancel-safe."""

@@ -775,7 +775,7 @@ async def test_an_entry_whose_removal_was_lost_with_the_link_is_removed_later(
     send, link = elsewhere.worker.link.send, elsewhere.worker.link
 
     def lossy(*command: Any, then: Callable[[Any], None] | None = None) -> bool:
-        if command[0] not in ("XACK", "XDEL", "XACKDEL"):
+        if command[0] not in ("XACK", "XDEL", "XDELEX"):
             return send(*command, then=then)
         link.fail(ConnectionError("the test breaks it"))
         return True

@@ -318,7 +318,7 @@ async def test_each_event_travels_once_under_its_number():
     errand = desk.begin()
     desk.errands.publish(errand, [event(7, CREATED), event(8)])
     desk.errands.publish(errand, [event(9)])
-    part = {"k": "events", "id": "resp_1", "t": "token 1", "s": 7, "n": 3}
+    part = {"k": "events", "id": "resp_1", "t": "token 1", "h": "bbbb", "s": 7, "n": 3}
     assert desk.sent() == [("aaaa", part, [e.data for e in errand.log])]
     assert desk.sent() == []
     desk.errands.publish(errand, [event(10)])
@@ -412,8 +412,9 @@ async def test_a_home_hears_of_all_its_errands_in_one_part_and_only_when_it_has_
     desk.errands.beat(desk.now + 5.0)
     desk.bus.flush()
     rows = [["resp_1", "token 1", 6], ["resp_2", "token 2", 6]]
-    assert received(desk.link.to("bbbb"), "beat") == [("aaaa", {"k": "beat", "jobs": rows}, [])]
-    assert received(desk.link.to("cccc"), "beat") == [("aaaa", {"k": "beat", "jobs": [["resp_3", "token 3", 6]]}, [])]
+    assert received(desk.link.to("bbbb"), "beat") == [("aaaa", {"k": "beat", "h": "bbbb", "jobs": rows}, [])]
+    third = {"k": "beat", "h": "cccc", "jobs": [["resp_3", "token 3", 6]]}
+    assert received(desk.link.to("cccc"), "beat") == [("aaaa", third, [])]
     desk.link.sent.clear()
     desk.errands.beat(desk.now + 9.0)
     assert desk.sent("beat") == []
@@ -434,4 +435,4 @@ async def test_when_everybody_is_told_so_is_who_missed_the_end():
     desk.errands.settle(errand, desk.now)
     desk.sent()
     desk.errands.beat(desk.now + 20.0, everybody=True)
-    assert desk.sent("beat") == [("aaaa", {"k": "beat", "jobs": [["resp_1", "token 1", 8]]}, [])]
+    assert desk.sent("beat") == [("aaaa", {"k": "beat", "h": "bbbb", "jobs": [["resp_1", "token 1", 8]]}, [])]

@@ -47,18 +47,33 @@ class RedisArchive:
 
     async def fetch(self, response_ids: Sequence[str]) -> dict[str, bytes]:
         """See `Archive.fetch`."""
+        try:
+            return await self._look_up(response_ids)
+        except (RedisDown, RedisError):
+            return {}
+
+    async def ended(self, response_ids: Sequence[str]) -> set[str]:
+        """Which of these have ended and are stored.
+
+        Raises:
+            RedisDown, RedisError: that cannot be known now.
+        """
+        return set(await self._look_up(response_ids))
+
+    async def _look_up(self, response_ids: Sequence[str]) -> dict[str, bytes]:
+        """All of it goes out at once, so that it takes one deadline, not one for each hour that is asked for."""
+        if not response_ids:
+            return {}
         buckets: dict[str, list[str]] = {}
         for response_id in response_ids:
             buckets.setdefault(bucket_of(response_id), []).append(response_id)
+        asked = [self._link.ask("MGET", *map(self._keys.turn, response_ids))]
+        asked += [self._link.ask("HMGET", self._keys.history(bucket), *ids) for bucket, ids in buckets.items()]
+        replies = await asyncio.gather(*asked)
+        names = [list(response_ids), *buckets.values()]
         found: dict[str, bytes] = {}
-        try:
-            for bucket, ids in buckets.items():
-                rows = [self._link.ask("HMGET", self._keys.history(bucket), *ids)]
-                rows.append(self._link.ask("MGET", *map(self._keys.turn, ids)))
-                for values in await asyncio.gather(*rows):
-                    found |= {one: value for one, value in zip(ids, values, strict=True) if value is not None}
-        except (RedisDown, RedisError):
-            return found
+        for ids, values in zip(names, replies, strict=True):
+            found |= {one: value for one, value in zip(ids, values, strict=True) if value is not None}
         return found
 
     def touch(self, response_ids: Sequence[str]) -> None:
@@ -66,6 +81,9 @@ class RedisArchive:
         for response_id in response_ids:
             self._chores.prolong(bucket_of(response_id), response_id)
 
-    def discard(self, response_id: str) -> None:
+    def discard(self, response_id: str, *, stored: bool = True) -> None:
         """See `Archive.discard`."""
-        self._chores.unstore(bucket_of(response_id), response_id)
+        if stored:
+            self._chores.unstore(bucket_of(response_id), response_id)
+        else:
+            self._chores.drop(bucket_of(response_id), response_id)

@@ -31,6 +31,7 @@ VERSION = 1
 # server at 32 MB, or at 8 MB for a minute.
 _MESSAGE_BYTES = 256 << 10
 _SOON_S = 0.04
+_MAX_BOXES = 1000
 _TO_ONESELF = ("echo", "hello")
 
 Handler = Callable[[str, Part, Sequence[bytes]], None]
@@ -76,6 +77,11 @@ class Bus:
     def __repr__(self) -> str:
         return f"<Bus of {self.node}: mail for {len(self._boxes)} nodes>"
 
+    @property
+    def is_up(self) -> bool:
+        """Can something be sent?"""
+        return self._link.is_up
+
     def on(self, kind: str, handler: Handler) -> None:
         """Let `handler` take the parts of a kind: it gets the sender, the part and its lines, and must not wait."""
         self._handlers[kind] = handler
@@ -110,6 +116,10 @@ class Bus:
     def echo(self) -> None:
         """Speak to oneself, through Redis: what comes back proves that the subscription works."""
         self._link.send("PUBLISH", self._keys.channel(self.node), self._alone({"k": "echo"}))
+
+    def shout(self, part: Part) -> bool:
+        """Tell all other nodes; False when nothing can be sent. Never waits."""
+        return self._link.send("PUBLISH", self._keys.everybody, self._alone(part))
 
     async def tell_everybody(self, part: Part) -> int:
         """Tell all nodes, this one included; how many were reached.
@@ -167,6 +177,10 @@ class Bus:
         box = self._boxes.get(node)
         if box is None:
             box = self._boxes[node] = _Mailbox()
+            while len(self._boxes) > _MAX_BOXES and not (first := next(iter(self._boxes.values()))).items:
+                if first is box:
+                    break
+                del self._boxes[next(iter(self._boxes))]
         return box
 
     def _schedule(self, node: str, box: _Mailbox, haste: Haste) -> None:

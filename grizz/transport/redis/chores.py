@@ -10,11 +10,13 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
+from typing import Any
 
 from redis.exceptions import RedisError
 
 from grizz.core.budget import Thrift
 from grizz.core.job import Job
+from grizz.errors import RedisDown
 from grizz.transport.redis.connection import Wire, pairs
 from grizz.transport.redis.faults import Fault, fault_of
 from grizz.transport.redis.keys import GROUP, Keys
@@ -51,6 +53,7 @@ class Chores:
         self._records: dict[str, None] = {}
         self._history: dict[str, dict[str, bytes]] = {}
         self._history_bytes = 0
+        self._unstored: dict[str, str] = {}
         self._dated: dict[str, None] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._one_step = False
@@ -94,7 +97,7 @@ class Chores:
         told = dict(line.split(":", 1) for line in info.splitlines() if ":" in line)
         self.version = told.get("valkey_version") or told.get("redis_version", "")
         numbers = tuple(int(part) for part in self.version.split(".")[:2] if part.isdigit())
-        # XACKDEL came with Redis 8.2; Valkey has none.
+        # XDELEX came with Redis 8.2; Valkey has none. (XACKDEL leaves entries that nobody has read.)
         self._one_step = "valkey_version" not in told and numbers >= (8, 2)
         policy = told.get("maxmemory_policy", "")
         if policy.startswith("allkeys"):
@@ -129,11 +132,16 @@ class Chores:
         self._soon()
 
     def unstore(self, bucket: str, response_id: str) -> None:
-        """Forget a stored response."""
+        """Forget a stored response, and do not store it if that was about to happen."""
+        self.drop(bucket, response_id)
+        if len(self._unstored) < _MAX_WAITING:
+            self._unstored[response_id] = bucket
+        self._soon()
+
+    def drop(self, bucket: str, response_id: str) -> None:
+        """It was deleted elsewhere: do not store it any more."""
         data = self._history.get(bucket, {}).pop(response_id, b"")
         self._history_bytes -= len(data)
-        self._link.send("HDEL", self._keys.history(bucket), response_id)
-        self._link.send("DEL", self._keys.turn(response_id))
 
     def prolong(self, bucket: str, response_id: str) -> None:
         """It is in use: keep it, and what was stored with it, as if it were new."""
@@ -145,10 +153,10 @@ class Chores:
         row = ("id", job.id, "owner", job.owner, "cause", cause, "attempts", attempts, "at", int(time.time()))
         self._link.send("XADD", self._keys.dead, "MAXLEN", "~", _MAX_DEAD, "*", *row, "job", data)
 
-    def bury(self, entry: bytes, data: bytes, cause: str) -> None:
-        """Move an entry that nobody can read to the dead letters."""
+    def bury(self, entry: bytes, cause: str) -> None:
+        """An entry that nobody can read leaves a dead letter, though not its words, which may not be for keeping."""
         row = ("id", "", "owner", "", "cause", cause[:200], "attempts", 0, "at", int(time.time()))
-        self._link.send("XADD", self._keys.dead, "MAXLEN", "~", _MAX_DEAD, "*", *row, "job", data)
+        self._link.send("XADD", self._keys.dead, "MAXLEN", "~", _MAX_DEAD, "*", *row, "job", b"")
         self.entry(entry)
 
     def flush(self) -> None:
@@ -166,24 +174,47 @@ class Chores:
             self._timer = asyncio.get_running_loop().call_later(_FULL_S, self._due)
         if self._records:
             records, self._records = self._records, {}
-            self._link.send("HDEL", self._keys.records(self._node()), *records)
+            again = self._again(lambda: self._records.update(records))
+            self._link.send("HDEL", self._keys.records(self._node()), *records, then=again)
         if self._entries:
             entries, self._entries = self._entries, {}
+            again = self._again(lambda: self._entries.update(entries))
             if self._one_step:
-                self._link.send("XACKDEL", self._keys.jobs, GROUP, "DELREF", "IDS", len(entries), *entries)
+                self._link.send("XDELEX", self._keys.jobs, "DELREF", "IDS", len(entries), *entries, then=again)
             else:
                 self._link.send("XACK", self._keys.jobs, GROUP, *entries)
-                self._link.send("XDEL", self._keys.jobs, *entries)
+                self._link.send("XDEL", self._keys.jobs, *entries, then=again)
+        if self._unstored:
+            unstored, self._unstored = self._unstored, {}
+            again = self._again(lambda: self._unstored.update(unstored))
+            self._link.send("DEL", *map(self._keys.turn, unstored))
+            for response_id, bucket in unstored.items():
+                self._link.send("HDEL", self._keys.history(bucket), response_id, then=again)
+
+    def _again(self, restore: Callable[[], None]) -> Callable[[Any], None]:
+        """What Redis did not do before it went must be done when it is back."""
+
+        def then(reply: Any) -> None:
+            if isinstance(reply, RedisDown):
+                restore()
+
+        return then
 
     def _store(self, bucket: str, fields: dict[str, bytes]) -> None:
         if not fields or self._thrift() is Thrift.LOCAL:
             return
+
+        def back() -> None:
+            for one, data in fields.items():
+                self.store(bucket, one, data)
+
+        then = self._again(back)
         if len(fields) == 1:  # one command, where a hash that is new would need two
             ((response_id, data),) = fields.items()
-            self._link.send("SET", self._keys.turn(response_id), data, "EX", int(self.keep_s))
+            self._link.send("SET", self._keys.turn(response_id), data, "EX", int(self.keep_s), then=then)
             return
         key = self._keys.history(bucket)
-        self._link.send("HSET", key, *(part for pair in fields.items() for part in pair))
+        self._link.send("HSET", key, *(part for pair in fields.items() for part in pair), then=then)
         if bucket not in self._dated:
             self._dated[bucket] = None
             self._link.send("EXPIRE", key, int(self.keep_s) + _HOUR_S)

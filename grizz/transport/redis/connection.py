@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -77,7 +77,8 @@ class Wire:
         place = await _find(self._target)
         connection = _connection(self._target, place)
         try:
-            await connection.connect()  # type: ignore[no-untyped-call]
+            with _closed_under_us():
+                await connection.connect()  # type: ignore[no-untyped-call]
         except BaseException:
             await _shut(connection)
             raise
@@ -95,8 +96,9 @@ class Wire:
         if connection is None:
             raise ConnectionError("the connection is closed")
         try:
-            await connection.send_packed_command(connection.pack_commands(commands), check_health=False)
-            return [await _reply(connection) for _ in commands]
+            with _closed_under_us():
+                await connection.send_packed_command(connection.pack_commands(commands), check_health=False)
+                return [await _reply(connection) for _ in commands]
         except BaseException:
             await self.close()
             raise
@@ -124,7 +126,8 @@ class Wire:
         if connection is None:
             raise ConnectionError("the connection is closed")
         try:
-            return await _reply(connection)
+            with _closed_under_us():
+                return await _reply(connection)
         except BaseException:
             await self.close()
             raise
@@ -138,13 +141,23 @@ class Wire:
         connection = self._connection
         if connection is None:
             raise ConnectionError("the connection is closed")
-        await connection.send_packed_command(connection.pack_command(*command), check_health=False)
+        with _closed_under_us():
+            await connection.send_packed_command(connection.pack_command(*command), check_health=False)
 
     async def close(self) -> None:
         """Close it; harmless when it is closed."""
         connection, self._connection = self._connection, None
         if connection is not None:
             await _shut(connection)
+
+
+@contextlib.contextmanager
+def _closed_under_us() -> Iterator[None]:
+    """uvloop says RuntimeError when one writes to a socket that was reset a moment ago."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise ConnectionError(str(error)) from error
 
 
 async def _reply(connection: AbstractConnection) -> Any:

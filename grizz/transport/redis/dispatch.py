@@ -145,17 +145,24 @@ class Dispatcher:
             self._ready()  # a slot here may have waited for what was offered first
         return shown
 
-    def begin(self, delivery: Delivery, *, room: bool) -> Delivery | None:
-        """This node read its own offer: the delivery to run, or None when it is not current or there is no room."""
+    def begin(self, delivery: Delivery, entry: bytes, *, room: bool) -> Delivery | None:
+        """This node read its own offer: the delivery to run now, or None when there is nothing to run."""
         current = self.ledger.current(delivery.job.id)
         if current is None or current.token != delivery.token:
+            self._chores.entry(entry)
             return None
+        if not self.ledger.is_offered(delivery.job.id):
+            return None  # it runs here already; this is the entry it was read from, read again after a reconnect
+        place = self.places.place(delivery.job)
+        place.entry = entry
         if not room:
             self.ledger.take_back(delivery.job.id)
-            self.places.place(delivery.job).rest()
+            self.papers.withdraw(delivery.job.id)
             self.offer()
             return None
         self.ledger.start(current, _now())
+        if place.recorded:
+            self.papers.withdraw(delivery.job.id)  # one of the two is enough
         return current
 
     # How jobs end
@@ -284,29 +291,38 @@ class Dispatcher:
             "echo": self._on_echo,
         }
 
-    def _current(self, sender: str, job_id: str, token: str) -> tuple[Delivery, Place] | None:
-        """The delivery a worker speaks of, a sign of life noted; None when it is stale, and then it is told."""
+    def _current(self, sender: str, job_id: str, token: str, home: str) -> tuple[Delivery, Place] | None:
+        """The delivery a worker speaks of, a sign of life noted; None when it is stale, and then it is told.
+
+        Args:
+            home: the node it takes for the job's home.
+        """
         delivery = self.ledger.current(job_id)
         if delivery is None or delivery.token != token:
             self._metrics.stale.inc()
             # Its home was another node, whose heir this one is: the worker is the only one who has the log.
-            orphan = delivery is None and job_id[5:13] in self._inherited and not self.home.knows(job_id)
+            orphan = delivery is None and home in self._inherited and not self.home.knows(job_id)
             self._bus.post(sender, {"k": "orphan" if orphan else "stop", "id": job_id, "t": token})
             return None
         place = self.places.place(delivery.job)
         if self.ledger.is_offered(job_id):
             self.ledger.start(delivery, _now())
+            if place.recorded:  # its stream entry is its record now
+                place.recorded = False
+                self._chores.record(job_id)
             self.offer()
         else:
             self.ledger.renew(delivery, _now())
         place.worker, place.probed_at = sender, None
+        if place.cause is not None:  # it should have stopped: it may not have heard
+            self._bus.post(sender, {"k": "stop", **_named(delivery), "c": str(place.cause)})
         return delivery, place
 
     def _on_started(self, sender: str, part: Part, lines: Sequence[bytes]) -> None:
-        self._current(sender, part["id"], part["t"])
+        self._current(sender, part["id"], part["t"], part.get("h", ""))
 
     def _on_events(self, sender: str, part: Part, lines: Sequence[bytes]) -> None:
-        found = self._current(sender, part["id"], part["t"])
+        found = self._current(sender, part["id"], part["t"], part.get("h", ""))
         if found is None:
             return
         delivery, place = found
@@ -325,7 +341,7 @@ class Dispatcher:
 
     def _on_beat(self, sender: str, part: Part, lines: Sequence[bytes]) -> None:
         for job_id, token, last in part["jobs"]:
-            found = self._current(sender, job_id, token)
+            found = self._current(sender, job_id, token, part.get("h", ""))
             if found is not None and last >= found[1].next_seq:
                 self._ask_again(sender, *found)
 

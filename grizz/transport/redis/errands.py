@@ -15,6 +15,8 @@ from grizz.transport.base import Bus, Haste, Part
 _KEEP_S = 60.0
 _KEEP = 1000
 _KEEP_BYTES = 64 << 20
+# A home has stored what ended within this time.
+_STORED_S = 5.0
 # A message is cut between parts only.
 _PART_BYTES = 128 << 10
 
@@ -29,10 +31,11 @@ class Errand:
         alive_at: when its worker last gave a sign of life.
         told_at: when its home was last told anything about it.
         ended_at: when its terminal event was published; None before.
+        stopping: its worker was told to stop it.
         heard: did its end reach somebody? Until then its stream entry stays, and its log is all there is.
     """
 
-    __slots__ = ("_sent", "alive_at", "delivery", "ended_at", "entry", "heard", "home", "log", "told_at")
+    __slots__ = ("_sent", "alive_at", "delivery", "ended_at", "entry", "heard", "home", "log", "stopping", "told_at")
 
     def __init__(self, delivery: Delivery, home: str, entry: bytes, now: float) -> None:
         self.delivery = delivery
@@ -43,6 +46,7 @@ class Errand:
         self.told_at = now
         self.ended_at: float | None = None
         self.heard = False
+        self.stopping = False
         self._sent = 0
 
     def __repr__(self) -> str:
@@ -64,10 +68,15 @@ class Errand:
                     break
                 lines.append(event.data)
             self._sent += len(lines)
-            part = {"k": "events", "id": self.delivery.job.id, "t": self.delivery.token, "s": first, "n": len(lines)}
+            part = {"k": "events", **self.name, "s": first, "n": len(lines)}
             parts.append((part, lines))
             self.told_at = asyncio.get_running_loop().time()
         return parts
+
+    @property
+    def name(self) -> Part:
+        """Which job and attempt, and whom this node takes for its home."""
+        return {"id": self.delivery.job.id, "t": self.delivery.token, "h": self.home}
 
     @property
     def bytes(self) -> int:
@@ -128,9 +137,19 @@ class Errands:
         """The errands for a home that still needs to hear of them: running ones, and ends that reached nobody."""
         return [errand for errand in self.known_for(home) if not errand.heard]
 
+    @property
+    def unheard(self) -> bool:
+        """Did something end here of which nobody knows yet?"""
+        return any(not errand.heard for errand in self._ended.values())
+
     def known_for(self, home: str) -> list[Errand]:
         """Every errand for a home, those that ended a short while ago included."""
         return [e for e in (*self._running.values(), *self._ended.values()) if e.home == home]
+
+    def left_by(self, home: str, now: float) -> list[Errand]:
+        """A home died: what it needed to hear, and what it heard too short ago to have stored it."""
+        known = self.known_for(home)
+        return [e for e in known if not e.heard or (e.ended_at is not None and now - e.ended_at < _STORED_S)]
 
     def heard_by(self, home: str) -> list[Errand]:
         """A message reached that home: the errands that have ended for it by now, each named once."""
@@ -194,7 +213,7 @@ class Errands:
             self._bus.ready(errand.home, errand, haste=Haste.NOW)
         else:  # nothing new, but it lives
             row = [errand.delivery.job.id, errand.delivery.token, errand.last_seq]
-            self._bus.post(errand.home, {"k": "beat", "jobs": [row]})
+            self._bus.post(errand.home, {"k": "beat", "h": errand.home, "jobs": [row]})
         return True
 
     def beat(self, now: float, *, everybody: bool = False) -> None:
@@ -207,7 +226,7 @@ class Errands:
                 row = [errand.delivery.job.id, errand.delivery.token, errand.last_seq]
                 by_home.setdefault(errand.home, []).append(row)
         for home, rows in by_home.items():
-            self._bus.post(home, {"k": "beat", "jobs": rows}, haste=Haste.SOON)
+            self._bus.post(home, {"k": "beat", "h": home, "jobs": rows}, haste=Haste.SOON)
         while self._ended:
             oldest = next(iter(self._ended.values()))
             if oldest.ended_at is not None and now - oldest.ended_at <= _KEEP_S:

@@ -46,8 +46,11 @@ _RETURN_S = 40.0
 _LOOK_EVERY_S = 590.0
 _ECHO_S = 5.0
 _MAX_KNOWN = 1000
-# Between two looks at a channel that nobody listens on.
-_TWICE_S = 2.5
+# Between two looks at a channel that nobody listens on, in leases: who lost Redis for a moment is back by then.
+_TWICE = 0.7
+# What workers get to say that they keep what they ran for a node that is gone.
+_CLAIM_S = 0.3
+_MAX_KEPT = 10_000
 _PAGE = 500
 # A field of a node's records that is no job: it is taking that node over.
 _UNDER_WAY = "@"
@@ -58,7 +61,8 @@ class Heir:
 
     Args:
         max_attempts: deliveries of one job at most.
-        archived: which of these responses have ended and are stored.
+        lease_s: seconds a node may be silent.
+        archived: which of these responses have ended and are stored; raises when that cannot be known.
 
     Attributes:
         known: the other nodes, as far as they were heard of.
@@ -76,6 +80,7 @@ class Heir:
         metrics: Metrics,
         tasks: TaskOwner,
         max_attempts: int,
+        lease_s: float,
         archived: Callable[[Sequence[str]], Any],
         bus: Bus,
     ) -> None:
@@ -88,10 +93,12 @@ class Heir:
         self._metrics = metrics
         self._tasks = tasks
         self._max_attempts = max_attempts
+        self._twice_s = _TWICE * lease_s
         self._archived = archived
         self._bus = bus
         self._patient_until = 0.0
         self._silent: dict[str, float] = {}
+        self._kept: dict[str, None] = {}
         self._echoed_at = 0.0
         self.known: dict[str, None] = {}
         self._busy: dict[str, asyncio.Task[Any]] = {}
@@ -99,6 +106,7 @@ class Heir:
         transport.farewell = self.farewell
         bus.on("hello", self._on_hello)
         bus.on("bye", self._on_bye)
+        bus.on("kept", self._on_kept)
         transport.linked = self._linked
 
     def __repr__(self) -> str:
@@ -110,30 +118,40 @@ class Heir:
 
     async def seek(self, node: str) -> bool:
         """See `Finder.seek`. Only what is silent at two calls some time apart is taken over."""
-        now = asyncio.get_running_loop().time()
+        now = _now()
         if node == self._bus.node or now < self._patient_until:
             return False
         try:
             if await self._listeners(node):
                 self._silent.pop(node, None)
                 return False
-            since = self._silent.setdefault(node, now)
-            if now - since < _TWICE_S:
-                return False
-            del self._silent[node]
-            await self._take_over(node)
-            return True
-        except (RedisDown, RedisError) as error:
-            log.warning("a takeover did not succeed", extra={"node": node, "err": str(error)})
+        except (RedisDown, RedisError):
             return False
+        since = self._silent.setdefault(node, now)
+        while len(self._silent) > _MAX_KNOWN:
+            del self._silent[next(iter(self._silent))]
+        if now - since < self._twice_s:
+            return False
+        del self._silent[node]
+        return await self._relieve(node)
 
     async def unanswered(self, node: str) -> None:
         """A node did not answer for a lease, although somebody listens on its channel: it stands still."""
-        if asyncio.get_running_loop().time() >= self._patient_until and node != self._bus.node:
-            try:
-                await self._take_over(node)
-            except (RedisDown, RedisError) as error:
-                log.warning("a takeover did not succeed", extra={"node": node, "err": str(error)})
+        if _now() >= self._patient_until and node != self._bus.node and node not in self._transport.inherited:
+            await self._relieve(node)
+
+    def is_heir(self, node: str) -> bool:
+        """See `Finder.is_heir`."""
+        return node in self._transport.inherited
+
+    def is_busy(self, node: str) -> bool:
+        """See `Finder.is_busy`."""
+        return node in self._busy
+
+    async def settled(self, node: str) -> None:
+        """See `Finder.settled`."""
+        if (task := self._busy.get(node)) is not None:
+            await asyncio.wait({task})
 
     async def unknown(self, node: str) -> bool:
         """Is there no sign that such a node ever was? Nobody listens, nothing is recorded, nobody took it over."""
@@ -149,22 +167,30 @@ class Heir:
 
     def _linked(self, first: bool) -> None:
         if not first:
-            self._patient_until = asyncio.get_running_loop().time() + _RETURN_S
+            self._patient_until = _now() + _RETURN_S
 
     def _orphaned(self, home: str) -> None:
         """Errands run here for a home that nobody hears of any more: take it over, and keep their logs."""
-        if home in self._busy or asyncio.get_running_loop().time() < self._patient_until:
-            return
-        task = self._busy[home] = self._tasks.spawn(self._relieve(home), name=f"relieve {home}")
-        task.add_done_callback(lambda _: self._busy.pop(home, None))
+        if home not in self._busy and _now() >= self._patient_until:
+            self._tasks.spawn(self._relieve_silent(home), name=f"look after {home}")
 
-    async def _relieve(self, home: str) -> None:
+    async def _relieve_silent(self, home: str) -> None:
+        with contextlib.suppress(RedisDown, RedisError):
+            if not await self._listeners(home):
+                await self._relieve(home)
+
+    async def _relieve(self, node: str) -> bool:
+        """Take a node over, once for all who ask at the same time; False when that did not succeed."""
+        task = self._busy.get(node)
+        if task is None:
+            task = self._busy[node] = self._tasks.spawn(self._take_over(node), name=f"take over {node}")
+            task.add_done_callback(lambda _: self._busy.pop(node, None))
         try:
-            if await self._listeners(home):
-                return
-            await self._take_over(home)
+            await asyncio.shield(task)
         except (RedisDown, RedisError) as error:
-            log.warning("a takeover did not succeed", extra={"node": home, "err": str(error)})
+            log.warning("a takeover did not succeed", extra={"node": node, "err": str(error)})
+            return False
+        return True
 
     async def _listeners(self, node: str) -> int:
         reply = await self._link.ask("PUBSUB", "NUMSUB", self._keys.channel(node))
@@ -175,12 +201,10 @@ class Heir:
         return [pairs(row)["name"].decode() for row in rows]
 
     async def _take_over(self, node: str) -> None:
-        """Become the heir of a node that is gone, as far as nobody else is."""
+        """Become the heir of a node that is gone, as far as nobody else is. May be done again when it broke off."""
         me = self._bus.node
         mine, theirs = self._keys.records(node, me), self._keys.records(node)
         first = await self._link.ask("SET", self._keys.heir(node), me, "NX", "EX", _MARK_S)
-        if not first:
-            await self._follow_the_chain(node)
         # Should this node die in the middle, its own heir finds by this what it was about to begin.
         await self._link.ask("HSET", self._keys.records(me), _UNDER_WAY + node, "1")
         won = await self._rename(theirs, mine)
@@ -188,19 +212,17 @@ class Heir:
         if first or won:
             log.warning("another node is gone; its answers go on here", extra={"node": node})
             self._metrics.redis.takeovers.inc()
-        if won:
-            await self._begin_all(mine, node)
-        await self._link.ask("HDEL", self._keys.records(me), _UNDER_WAY + node)
-        # Who ran something for it has the logs of that, and perhaps nobody else has.
-        await self._bus.tell_everybody({"k": "bereft", "home": node})
+        # Who ran something for it has the logs of that, and perhaps nobody else has: that goes on where it is.
         self._transport.keep_errands(node)
+        await self._bus.tell_everybody({"k": "bereft", "home": node})
+        await asyncio.sleep(_CLAIM_S)
+        await self._begin_all(mine, node)
         await self._reclaim(node)
-
-    async def _follow_the_chain(self, node: str) -> None:
-        """Somebody else took it over before, and may be gone too."""
-        heir = (await self._link.ask("GET", self._keys.heir(node)) or b"").decode()
-        if heir not in ("", self._bus.node, node) and not await self._listeners(heir):
-            await self._take_over(heir)
+        await self._link.ask("HDEL", self._keys.records(me), _UNDER_WAY + node)
+        if not first:
+            heir = (await self._link.ask("GET", self._keys.heir(node)) or b"").decode()
+            if heir not in ("", me, node) and heir not in self._busy and not await self._listeners(heir):
+                await self._relieve(heir)  # somebody else took it over before, and is gone too
 
     async def _begin_all(self, mine: str, node: str) -> None:
         """Run what stood in the records of a dead node, and what it had been about to take over itself."""
@@ -210,10 +232,17 @@ class Heir:
             if name.startswith(_UNDER_WAY):
                 older = name.removeprefix(_UNDER_WAY)
                 inherited = self._keys.records(older, self._bus.node)
-                if await self._rename(self._keys.records(older, node), inherited):
-                    await self._begin_all(inherited, older)
-                    await self._transport.inherit(older)
+                await self._rename(self._keys.records(older, node), inherited)
+                await self._transport.inherit(older)
+                await self._begin_all(inherited, older)
         await self._link.ask("DEL", mine)
+
+    def _on_kept(self, sender: str, part: Part, lines: Sequence[bytes]) -> None:
+        """Another node keeps these, which it ran for a home that is gone."""
+        for job_id in part["ids"]:
+            self._kept[job_id] = None
+        while len(self._kept) > _MAX_KEPT:
+            del self._kept[next(iter(self._kept))]
 
     async def _rename(self, theirs: str, mine: str) -> bool:
         try:
@@ -232,9 +261,9 @@ class Heir:
             except UnreadableRecord as error:
                 log.error("a record of a node that is gone cannot be read", extra={"err": str(error)})
                 self._metrics.redis.errors.labels("message").inc()
-        ended = await self._archived([one.delivery.job.id for one in found])
+        over = {*self._kept, *await self._archived([one.delivery.job.id for one in found])}
         for one in found:
-            if one.delivery.job.id not in ended:
+            if one.delivery.job.id not in over:
                 await self._adopt(one)
 
     async def _adopt(self, found: record.Record) -> None:
@@ -256,22 +285,28 @@ class Heir:
 
     async def _reclaim(self, node: str) -> None:
         """Take the stream entries that nobody alive answers for: read by, or offered by, nodes that are gone."""
-        rows = await self._link.ask("XPENDING", self._keys.jobs, GROUP, "-", "+", _PAGE)
         dead: dict[str, bool] = {node: True, self._bus.node: False}
-        for entry, consumer, *_ in rows:
-            if not await self._is_dead(consumer.decode(), dead):
-                continue
-            found = await self._link.ask("XRANGE", self._keys.jobs, entry, entry)
-            one = self._read(found[0][1][1]) if found and found[0][1] else None
-            if one is not None and not await self._is_dead(one.home, dead):
-                continue  # its home lives, misses it and dispatches it again
-            claimed = await self._link.ask("XCLAIM", self._keys.jobs, GROUP, self._bus.node, int(_TWICE_S * 500), entry)
-            if not claimed:
-                continue
-            if one is not None and not await self._archived([one.delivery.job.id]):
-                await self._adopt(one)
-            self._chores.entry(entry)
+        start = "-"
+        while rows := await self._link.ask("XPENDING", self._keys.jobs, GROUP, start, "+", _PAGE):
+            for entry, consumer, *_ in rows:
+                if await self._is_dead(consumer.decode(), dead):
+                    await self._reclaim_entry(entry, dead)
+            start = "(" + rows[-1][0].decode()
         await self._forget(node)
+
+    async def _reclaim_entry(self, entry: bytes, dead: dict[str, bool]) -> None:
+        found = await self._link.ask("XRANGE", self._keys.jobs, entry, entry)
+        one = self._read(found[0][1][1]) if found and found[0][1] else None
+        if one is not None and one.home and not await self._is_gone(one.home, dead):
+            return  # its home lives, misses it and dispatches it again
+        idle_ms = int(self._twice_s * 500)
+        if not await self._link.ask("XCLAIM", self._keys.jobs, GROUP, self._bus.node, idle_ms, entry):
+            return
+        if one is not None:
+            job_id = one.delivery.job.id
+            if job_id not in self._kept and not await self._archived([job_id]):
+                await self._adopt(one)
+        self._chores.entry(entry)
 
     async def _forget(self, node: str) -> None:
         """A consumer without pending entries leaves no trace."""
@@ -286,9 +321,16 @@ class Heir:
             return None
 
     async def _is_dead(self, node: str, known: dict[str, bool]) -> bool:
+        """Does nobody listen where a node should?"""
         if node not in known:
-            known[node] = bool(node) and not await self._listeners(node)
+            known[node] = not await self._listeners(node)
         return known[node]
+
+    async def _is_gone(self, home: str, known: dict[str, bool]) -> bool:
+        """Is a home dead? Where it listened its heirs may listen now."""
+        if home in self._transport.inherited or await self._is_dead(home, known):
+            return True
+        return bool(await self._link.ask("EXISTS", self._keys.heir(home)))
 
     async def farewell(self) -> None:
         """Tell the others that this node leaves, and that nobody needs to look after it."""
@@ -297,7 +339,7 @@ class Heir:
 
     def _on_hello(self, sender: str, part: Part, lines: Sequence[bytes]) -> None:
         if sender == self._bus.node:
-            self._echoed_at = asyncio.get_running_loop().time()
+            self._echoed_at = _now()
         else:
             self.known[sender] = None
             while len(self.known) > _MAX_KNOWN:
@@ -319,25 +361,29 @@ class Heir:
     async def _greet(self) -> None:
         if not self._link.is_up:
             return
-        said_at = asyncio.get_running_loop().time()
+        said_at = _now()
         reached = await self._bus.tell_everybody({"k": "hello"})
         if reached - 1 < len(self.known):
             await self._visit(list(self.known))
         await asyncio.sleep(_ECHO_S)
-        if self._echoed_at < said_at:
+        if self._echoed_at < said_at and self._link.up_since < said_at:
             # Connected, and yet nothing comes: on a node that was demoted, say.
             self._link.fail(ConnectionError("the subscription is deaf"))
 
     async def _visit(self, nodes: Sequence[str]) -> None:
         silent = await self._silent_among(nodes)
         if silent:
-            await asyncio.sleep(_TWICE_S)
+            await asyncio.sleep(self._twice_s)
             for node in await self._silent_among(silent):
-                await self._take_over(node)
-                self.known.pop(node, None)
+                if await self._relieve(node):
+                    self.known.pop(node, None)
 
     async def _silent_among(self, nodes: Sequence[str]) -> list[str]:
-        if not nodes or asyncio.get_running_loop().time() < self._patient_until:
+        if not nodes or _now() < self._patient_until:
             return []
         reply = await self._link.ask("PUBSUB", "NUMSUB", *map(self._keys.channel, nodes))
         return [node for node, count in zip(nodes, reply[1::2], strict=True) if not count]
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()

@@ -68,6 +68,7 @@ class Link:
 
     Attributes:
         is_up: may something be sent?
+        up_since: when it last came up, seconds of the loop's clock.
         writable: does the Redis take what needs memory? False for a while after it said it is full.
     """
 
@@ -90,8 +91,10 @@ class Link:
         self._work = asyncio.Event()
         self._idle = asyncio.Event()
         self._broken = asyncio.Event()
+        self._came_up = asyncio.Event()
         self._fault = Fault.DOWN
         self.is_up = False
+        self.up_since = 0.0
         self.closing = False
 
     def __repr__(self) -> str:
@@ -192,6 +195,13 @@ class Link:
             with contextlib.suppress(RedisError, OSError):
                 await self._sub.send(("SUBSCRIBE" if on else "UNSUBSCRIBE", channel))
 
+    async def up_within(self, seconds: float) -> bool:
+        """Wait until it is up, for so long at most. Cancel-safe."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._came_up.wait()
+        return self.is_up
+
     def fail(self, error: BaseException) -> None:
         """Something broke: bring everything down. The first error counts."""
         if not self.is_up:
@@ -202,6 +212,7 @@ class Link:
         self._metrics.errors.labels(str(self._fault)).inc()
         log.warning("redis lost", extra={"fault": str(self._fault), "err": str(error), "redis": self.where})
         self.is_up = False
+        self._came_up.clear()
         self._drop_pending()
         self._session.down()
         self._broken.set()
@@ -218,6 +229,9 @@ class Link:
                     await self._sub.open()
                     await self._session.establish(self._cmd, self._sub, first=not first.done())
             except (RedisError, OSError, TimeoutError) as error:
+                self._could_not(error, first)
+            except Exception as error:  # a bug must not leave this process alone for ever
+                log.exception("making the link ready failed")
                 self._could_not(error, first)
             else:
                 await self._hold(first)
@@ -249,7 +263,8 @@ class Link:
         self._metrics.breaker(None)
         self._broken.clear()
         self._idle.set()
-        self.is_up = True
+        self._came_up.set()
+        self.is_up, self.up_since = True, _now()
         log.info("redis in use", extra={"redis": self.where})
         self._session.up()
         if not first.done():
@@ -272,6 +287,9 @@ class Link:
         except (RedisError, OSError, TimeoutError) as error:
             if not self.closing:
                 self.fail(error)
+        except Exception as error:  # up without one of its tasks is worse than down
+            log.exception("the link failed")
+            self.fail(error)
 
     async def _pump(self) -> None:
         while True:
@@ -294,7 +312,7 @@ class Link:
                 elif command[0] in _NEED_ROOM:
                     self._room.succeeded(_now())
                 if then is not None:
-                    then(reply)
+                    _tell([(command, then)], reply)
             if not self._pending:
                 self._idle.set()
 
@@ -343,10 +361,13 @@ class Link:
 _NEED_ROOM = frozenset({"HSET", "XADD"})
 
 
-def _tell(batch: list[tuple[Command, Then | None]], error: BaseException) -> None:
-    for _, then in batch:
+def _tell(batch: list[tuple[Command, Then | None]], reply: Any) -> None:
+    for command, then in batch:
         if then is not None:
-            then(error)
+            try:
+                then(reply)
+            except Exception:  # one caller's mistake is no reason to stop for the others
+                log.exception("a reply was not understood", extra={"command": str(command[0])})
 
 
 def _breaker(first_s: float, longest_s: float) -> Breaker:

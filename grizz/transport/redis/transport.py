@@ -32,13 +32,16 @@ from grizz.transport.redis import record
 from grizz.transport.redis.bus import Bus
 from grizz.transport.redis.chores import Chores
 from grizz.transport.redis.connection import Command, Wire
-from grizz.transport.redis.dispatch import PROBE_S, Dispatcher
+from grizz.transport.redis.dispatch import Dispatcher
 from grizz.transport.redis.errands import Errand, Errands
 from grizz.transport.redis.keys import GROUP, Keys
 from grizz.transport.redis.link import BLOCK_S, Link
 from grizz.transport.redis.record import Codec, Record, UnreadableRecord, home_of
 
 log = logging.getLogger(__name__)
+
+# After so many leases a home that hears nothing is looked after; who lost Redis for a moment is back by then.
+_SILENT = 0.7
 
 
 class RedisTransport:
@@ -148,7 +151,7 @@ class RedisTransport:
         self._wake()
         self._bus.flush()
         self._chores.flush()
-        if not self.errands and not self.jobs.places:
+        if not (self.errands or self.errands.unheard or self.jobs.places):
             self._link.send("XGROUP", "DELCONSUMER", self._keys.jobs, GROUP, self._bus.node)
             await self.farewell()
         await self._link.close()
@@ -245,15 +248,19 @@ class RedisTransport:
         return self._link.trouble
 
     async def may_speak(self) -> bool:
-        """See `Transport.may_speak`. Without a Redis nobody can be asked, and the answers go on."""
-        try:
-            heir = await self._link.ask("GET", self._keys.heir(self._bus.node))
-        except (RedisDown, RedisError):
-            return True
-        if heir is None:
-            return True
-        self._deposed()
-        return False
+        """See `Transport.may_speak`. Without a Redis, which may come back meanwhile, the answers go on."""
+        node = self._bus.node
+        for _ in range(2):
+            try:
+                heir = await self._link.ask("GET", self._keys.heir(node))
+            except (RedisDown, RedisError):
+                # The standstill may have cost the connection as well; making it anew asks the same question.
+                await self._link.up_within(2.0)
+                continue
+            if heir is not None and self._bus.node == node:
+                self._deposed()
+            break
+        return self._bus.node == node
 
     async def leave(self) -> None:
         """See `Transport.leave`."""
@@ -327,7 +334,7 @@ class RedisTransport:
         except UnreadableRecord as error:
             self._metrics.errors.labels("message").inc()
             log.warning("a job in the stream cannot be read", extra={"entry": entry.decode(), "err": str(error)})
-            self._chores.bury(entry, fields[1], f"unreadable: {error}")
+            self._chores.bury(entry, f"unreadable: {error}")
             return
         delivery = found.delivery
         if (errand := self.errands.known(delivery.token)) is not None:
@@ -335,10 +342,8 @@ class RedisTransport:
                 self._chores.entry(entry)  # its removal was lost with the link
             return
         if found.home == self._bus.node:
-            current = self.jobs.begin(delivery, room=self._has_room)
-            if current is None:
-                self._chores.entry(entry)
-            else:
+            current = self.jobs.begin(delivery, entry, room=self._has_room)
+            if current is not None:
                 self._accept(current, "home")
         elif found.expires_at < time.time():
             self._chores.entry(entry)
@@ -348,9 +353,10 @@ class RedisTransport:
             self._chores.entry(entry)
             self._bus.post(found.home, {"k": "back", "id": delivery.job.id, "t": delivery.token})
         else:
-            self.errands.begin(Errand(delivery, found.home, entry, _now()))
+            errand = Errand(delivery, found.home, entry, _now())
+            self.errands.begin(errand)
             self._accept(delivery, "elsewhere")
-            self._bus.post(found.home, {"k": "started", "id": delivery.job.id, "t": delivery.token}, haste=Haste.TICK)
+            self._bus.post(found.home, {"k": "started", **errand.name}, haste=Haste.TICK)
 
     @property
     def _has_room(self) -> bool:
@@ -396,7 +402,8 @@ class RedisTransport:
         if part.get("c"):
             if waits:
                 self.hand_back(errand, "lost")  # nobody runs it who could end it; its home does
-            else:
+            elif not errand.stopping:
+                errand.stopping = True
                 self._workers.stop(errand.delivery, Cause(part["c"]))
             return
         self.errands.drop(errand)
@@ -425,8 +432,11 @@ class RedisTransport:
 
     def keep_errands(self, home: str) -> None:
         """A home is gone, and what runs or has just ended here for it may have its log here alone."""
-        for errand in self.errands.known_for(home):
+        errands = self.errands.left_by(home, _now())
+        for errand in errands:
             self.become_home(errand)
+        if errands:
+            self._bus.shout({"k": "kept", "ids": [errand.delivery.job.id for errand in errands]})
 
     def become_home(self, errand: Errand, log: Sequence[Event] | None = None) -> None:
         """Keep an errand as one's own response, with the log its home had or else what was said here."""
@@ -442,7 +452,10 @@ class RedisTransport:
         self._metrics.adopted.inc()
         if errand.ended_at is None:
             self.jobs.ledger.adopt(delivery, _now())
-            self.jobs.places.place(job).entry = errand.entry
+            if self.jobs.papers.write(delivery) is None:
+                self.jobs.places.place(job).entry = errand.entry
+            else:
+                self._chores.entry(errand.entry)  # its record says the same, and under the right name
         self._tasks.spawn(self.inherit(errand.home), name=f"listen for {errand.home}")
 
     async def inherit(self, node: str) -> None:
@@ -462,6 +475,7 @@ class RedisTransport:
         self._tasks.spawn(self._move(old), name="take a new id")
 
     async def _move(self, old: str) -> None:
+        self._link.send("XGROUP", "CREATECONSUMER", self._keys.jobs, GROUP, self._bus.node)
         await self._link.subscribe(self._keys.channel(self._bus.node))
         await self._link.subscribe(self._keys.channel(old), on=False)
 
@@ -482,7 +496,7 @@ class RedisTransport:
         for home, since in list(self._unheard.items()):
             if not self.errands.of(home):
                 del self._unheard[home]
-            elif now - since > min(PROBE_S, self._lease_s):
+            elif now - since > _SILENT * self._lease_s:
                 self._unheard[home] = now
                 self.orphaned(home)
 
