@@ -192,6 +192,7 @@ class Asker(Client):
         self.asked += not self.response_id
         self.tell(f"{'resumes' if self.response_id else 'asks'} at {node.number} after {self.last}")
         before = len(self.closes)
+        self.errors.clear()  # it looks at the last one after every event
         try:
             return await super()._once(node, text, fields)
         finally:

@@ -290,12 +290,16 @@ class Peers:
                     return mirror
                 heirs_too = self._finder.is_heir(home)
                 others = (search.reached or 0) - heirs_too
-                if others > 0 and len(search.unknown) >= others:
-                    return None
                 if others <= 0 and heirs_too:
                     await self._finder.settled(home)
-                    return self._local(response_id) or self.mirror(response_id)
-                if others <= 0:
+                    if (local := self._local(response_id)) is not None:
+                        return local
+                if heirs_too or (others > 0 and len(search.unknown) >= others):
+                    # Nobody has it, unless it is with a node that died a moment ago and has no heir yet.
+                    if len(search.unknown) >= others and not await self._finder.anybody_dead():
+                        return None
+                    await asyncio.sleep(_ASK_EVERY_S)
+                elif others <= 0:
                     if await self._finder.unknown(home):
                         return None
                     if not await self._finder.seek(home):

@@ -288,5 +288,8 @@ class Finder(Protocol):
     async def settled(self, node: str) -> None:
         """Wait until a takeover that is under way is done. Cancel-safe."""
 
+    async def anybody_dead(self) -> bool:
+        """Is a node silent that nobody has taken over yet? It is looked after. Not cancel-safe, as `seek`."""
+
     async def unknown(self, node: str) -> bool:
         """Is there no sign that such a node ever was? Cancel-safe."""

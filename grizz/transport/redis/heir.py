@@ -51,6 +51,8 @@ _TWICE = 0.7
 # What workers get to say that they keep what they ran for a node that is gone.
 _CLAIM_S = 0.3
 _MAX_KEPT = 10_000
+# When nobody was dead, that is believed for so long.
+_ALIVE_S = 1.0
 _PAGE = 500
 # A field of a node's records that is no job: it is taking that node over.
 _UNDER_WAY = "@"
@@ -98,7 +100,8 @@ class Heir:
         self._bus = bus
         self._patient_until = 0.0
         self._silent: dict[str, float] = {}
-        self._kept: dict[str, None] = {}
+        self._all_alive_until = 0.0
+        self._kept: dict[str, str] = {}
         self._echoed_at = 0.0
         self.known: dict[str, None] = {}
         self._busy: dict[str, asyncio.Task[Any]] = {}
@@ -153,6 +156,20 @@ class Heir:
         if (task := self._busy.get(node)) is not None:
             await asyncio.wait({task})
 
+    async def anybody_dead(self) -> bool:
+        """See `Finder.anybody_dead`."""
+        if _now() < self._all_alive_until:
+            return False
+        try:
+            silent = await self._silent_among([name for name in await self._consumers() if name != self._bus.node])
+        except (RedisDown, RedisError):
+            return False
+        for node in silent:
+            await self.seek(node)
+        if not silent:
+            self._all_alive_until = _now() + _ALIVE_S
+        return bool(silent)
+
     async def unknown(self, node: str) -> bool:
         """Is there no sign that such a node ever was? Nobody listens, nothing is recorded, nobody took it over."""
         try:
@@ -203,6 +220,7 @@ class Heir:
     async def _take_over(self, node: str) -> None:
         """Become the heir of a node that is gone, as far as nobody else is. May be done again when it broke off."""
         me = self._bus.node
+        self._kept = {job_id: keeper for job_id, keeper in self._kept.items() if keeper != node}
         mine, theirs = self._keys.records(node, me), self._keys.records(node)
         first = await self._link.ask("SET", self._keys.heir(node), me, "NX", "EX", _MARK_S)
         # Should this node die in the middle, its own heir finds by this what it was about to begin.
@@ -240,7 +258,7 @@ class Heir:
     def _on_kept(self, sender: str, part: Part, lines: Sequence[bytes]) -> None:
         """Another node keeps these, which it ran for a home that is gone."""
         for job_id in part["ids"]:
-            self._kept[job_id] = None
+            self._kept[job_id] = sender
         while len(self._kept) > _MAX_KEPT:
             del self._kept[next(iter(self._kept))]
 
