@@ -254,10 +254,12 @@ class Dispatcher:
 
     def up(self) -> None:
         """Redis is back, perhaps empty: write down what runs, and offer what waits."""
+        here: list[Delivery] = []
         for job, attempt in self.ledger.jobs():
             place = self.places.get(job.id)
             if place is None or not place.worker:
-                self.papers.write(self.ledger.current(job.id) or Delivery(job, attempt, ""))
+                here.append(self.ledger.current(job.id) or Delivery(job, attempt, ""))
+        self.papers.write_all(here)
         self.offer()
 
     def down(self) -> None:

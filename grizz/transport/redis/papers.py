@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from grizz.core.job import Delivery, Job
@@ -15,13 +15,15 @@ from grizz.transport.redis.bus import Bus
 from grizz.transport.redis.chores import Chores
 from grizz.transport.redis.keys import Keys
 from grizz.transport.redis.link import Link
-from grizz.transport.redis.places import Places
+from grizz.transport.redis.places import Place, Places
 from grizz.transport.redis.record import Codec
 
 # A larger record is not written: the job runs at home and a crash loses it (counted).
 MAX_RECORD_BYTES = 256 << 10
 # The stream cannot grow beyond this, whatever happens; far more than nodes ever offer at a time.
 _MAX_STREAM = 100_000
+# Sixteen of the largest make a command of four megabytes.
+_RECORDS_AT_ONCE = 16
 
 Written = asyncio.Future[Any]
 
@@ -94,26 +96,44 @@ class Papers:
 
     def write(self, delivery: Delivery) -> Written | None:
         """Write its crash record; None when there will be none."""
-        data = self.pack(delivery)
-        if len(data) > MAX_RECORD_BYTES:
-            self._metrics.unrecorded.labels("size").inc()
+        return self._hset([delivery])
+
+    def write_all(self, deliveries: Sequence[Delivery]) -> None:
+        """Write many, few commands for all of them."""
+        for start in range(0, len(deliveries), _RECORDS_AT_ONCE):
+            self._hset(deliveries[start : start + _RECORDS_AT_ONCE])
+
+    def _hset(self, deliveries: Sequence[Delivery]) -> Written | None:
+        fields: list[str | bytes] = []
+        written_places: list[Place] = []
+        for delivery in deliveries:
+            data = self.pack(delivery)
+            if len(data) > MAX_RECORD_BYTES:
+                self._metrics.unrecorded.labels("size").inc()
+                continue
+            fields += [delivery.job.id, data]
+            written_places.append(self._places.place(delivery.job))
+        if not fields:
             return None
-        job_id = delivery.job.id
-        place = self._places.place(delivery.job)
         written: Written = asyncio.get_running_loop().create_future()
 
         def then(reply: Any) -> None:
             if isinstance(reply, BaseException):
-                self._metrics.unrecorded.labels("degraded").inc()
-            elif self._places.get(job_id) is place:
-                place.recorded = True
+                self._metrics.unrecorded.labels("degraded").inc(len(written_places))
             else:
-                self._chores.record(job_id)  # it ended while its record was on its way
+                self._are_there(written_places)
             if not written.done():
                 written.set_result(reply)
 
-        sent = self._link.send("HSET", self._keys.records(self._bus.node), job_id, data, then=then)
+        sent = self._link.send("HSET", self._keys.records(self._bus.node), *fields, then=then)
         return written if sent else None
+
+    def _are_there(self, places: Sequence[Place]) -> None:
+        for place in places:
+            if self._places.get(place.job_id) is place:
+                place.recorded = True
+            else:
+                self._chores.record(place.job_id)  # it ended while its record was on its way
 
     def settle(self, job_id: str) -> None:
         """A job is over: nothing of it stays."""
