@@ -128,6 +128,7 @@ class Client:
     Attributes:
         events: every event of the response, in the order it came.
         attached: the `grizz:attached` notices.
+        denied: the answers that a response is unknown, which it never is.
         closes: the close codes seen.
         pauses: the longest silence between two events, in seconds.
     """
@@ -138,6 +139,7 @@ class Client:
         self.events: list[Event] = []
         self.attached: list[Event] = []
         self.errors: list[Event] = []
+        self.denied: list[Event] = []
         self.closes: list[int | None] = []
         self.longest_pause_s = 0.0
         self.response_id = ""
@@ -171,6 +173,7 @@ class Client:
                 if self._take(message.json()):
                     return True
                 if self.errors and self.errors[-1]["error"]["code"] == "response_not_found":
+                    self.denied.append(self.errors.pop())
                     return False
             self.closes.append(ws.close_code)
         return False
@@ -206,4 +209,4 @@ class Client:
         assert not jumps, f"gaps: {jumps}"
         terminal = [event["type"] for event in self.events if event["type"] in TERMINAL]
         assert len(terminal) == 1 and self.events[-1]["type"] == terminal[0], terminal
-        assert not self.errors, self.errors
+        assert not self.errors and not self.denied, [*self.errors, *self.denied]

@@ -132,11 +132,9 @@ class Home:
             composer.lifecycle("in_progress", "in_progress")
             self._replies.restart(reply, composer.take(), step + 1, now)
             return dataclasses.replace(job, next_seq=composer.next_seq, output=())
-        begun = Composer({**work.response}, new_id=new_id, next_seq=job.next_seq - 1, output=job.output)
-        begun.lifecycle("created", "in_progress")
         reply.attempt = max(reply.attempt, job.next_seq // RESTART_STEP + 1)
         whole = reply.last_seq >= 0 or (log and log[0].type == "response.created")
-        self._append(reply, [*(() if whole else begun.take()), *log], now)
+        self._append(reply, [*(() if whole else _beginning(job, work)), *log], now)
         return job
 
     def _remember(self, reply: Reply, now: float) -> None:
@@ -212,6 +210,20 @@ class Home:
 
 def _now() -> float:
     return asyncio.get_running_loop().time()
+
+
+def _beginning(job: Job, work: Work) -> list[Event]:
+    """What its home had said before the worker's first event, as far as it can be known: the two first events at most.
+
+    What was said by earlier attempts is lost with the home; one `created` stands for it, with what they left behind.
+    """
+    second = "queued" if job.next_seq < RESTART_STEP else "in_progress"
+    two = job.next_seq % RESTART_STEP == 2
+    composer = Composer({**work.response}, new_id=new_id, next_seq=job.next_seq - (2 if two else 1), output=job.output)
+    composer.lifecycle("created", second if two else "in_progress")
+    if two:
+        composer.lifecycle(second, second)
+    return composer.take()
 
 
 def _new_reply(job: Job, work: Work, now: float) -> Reply:

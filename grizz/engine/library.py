@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 
 from grizz.engine.history import History, Scope, Turn, read_turns
 from grizz.engine.peers import Peers
@@ -71,7 +71,8 @@ class Library:
         if turn is not None or self.peers is None:
             return turn
         with self._looking_up(owner):
-            return await self.peers.find(response_id, owner) or await self._fetch(response_id, owner)
+            reply = await self.peers.find(response_id, owner, self._stored(response_id))
+            return reply or await self._fetch(response_id, owner)
 
     async def turn(self, response_id: str, owner: str, scope: Scope | None) -> Turn | None:
         """A finished turn that this owner (on this connection) may continue, wherever it was made. Cancel-safe."""
@@ -145,10 +146,21 @@ class Library:
         if old and self._archive is not None:
             self._archive.touch([one.id for one in old])
 
+    def _stored(self, response_id: str) -> Callable[[], Awaitable[bool]]:
+        async def look() -> bool:
+            return self._archive is not None and bool(await self._archive.fetch([response_id]))
+
+        return look
+
+    async def _runs_elsewhere(self, response_id: str, owner: str) -> bool:
+        if self.peers is None:
+            return False
+        return await self.peers.find(response_id, owner, self._stored(response_id)) is not None
+
     async def _turn_elsewhere(self, response_id: str, owner: str) -> Turn | None:
         """A turn that another node made; one that has just ended may be on its way to the archive."""
         turn = await self._fetch(response_id, owner)
-        if turn is None and self.peers is not None and await self.peers.find(response_id, owner) is not None:
+        if turn is None and self.peers is not None and await self._runs_elsewhere(response_id, owner):
             for _ in range(_STORE_LOOKS):
                 await asyncio.sleep(_STORE_LOOK_S)
                 turn = await self._fetch(response_id, owner)

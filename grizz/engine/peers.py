@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from grizz.engine.reply import Cursor, Reply
@@ -33,6 +33,8 @@ _MAX_BYTES = 64 << 20
 _LIVE_H = 48
 # A question is asked again this often while nobody answers.
 _ASK_EVERY_S = 1.0
+# Heirs may be in the middle of a takeover when they say that they do not know; so they are asked again.
+_DENIALS = 3
 _READ = 256  # events in one part; a message is cut between parts only
 
 
@@ -177,8 +179,11 @@ class Peers:
         """It was deleted."""
         self._mirrors.pop(reply.id, None)
 
-    async def find(self, response_id: str, owner: str) -> Reply | None:
+    async def find(self, response_id: str, owner: str, stored: Callable[[], Awaitable[bool]]) -> Reply | None:
         """The mirror of a response that its home still has; None when no node knows it for this owner.
+
+        Args:
+            stored: asked when the home is silent: has the response ended, so that nobody needs to be waited for?
 
         Waits until its home answered, or is gone and was taken over: a little more than a lease at most. Cancel-safe.
         """
@@ -190,7 +195,7 @@ class Peers:
             return None
         search = self._searches.get(response_id)
         if search is None:
-            search = self._tasks.spawn(self._search(response_id, home), name=f"find {response_id}")
+            search = self._tasks.spawn(self._search(response_id, home, stored), name=f"find {response_id}")
             self._searches[response_id] = search
             search.add_done_callback(lambda _: self._searches.pop(response_id, None))
         reply = await asyncio.shield(search)
@@ -275,9 +280,11 @@ class Peers:
             mirror.reply.revoke()  # its readers come back, and are told what is known
         return found
 
-    async def _search(self, response_id: str, home: str) -> Reply | None:
+    async def _search(
+        self, response_id: str, home: str, stored: Callable[[], Awaitable[bool]] | None = None
+    ) -> Reply | None:
         loop = asyncio.get_running_loop()
-        began, woken = loop.time(), False
+        began, woken, denials = loop.time(), False, 0
         search = self._open[response_id] = _Search(home)
         try:
             while loop.time() - began < 1.7 * self._lease_s + 2.0:
@@ -288,6 +295,10 @@ class Peers:
                     return None  # nobody can be asked
                 if search.found and (mirror := self.mirror(response_id)) is not None:
                     return mirror
+                if home in search.unknown:
+                    return None  # it is there, and does not know it
+                if stored is not None and await stored():
+                    return None
                 heirs_too = self._finder.is_heir(home)
                 others = (search.reached or 0) - heirs_too
                 if others <= 0 and heirs_too:
@@ -295,8 +306,9 @@ class Peers:
                     if (local := self._local(response_id)) is not None:
                         return local
                 if heirs_too or (others > 0 and len(search.unknown) >= others):
-                    # Nobody has it, unless it is with a node that died a moment ago and has no heir yet.
-                    if len(search.unknown) >= others and not await self._finder.anybody_dead():
+                    # Nobody has it, unless it is with a node that died a moment ago, or a takeover is under way.
+                    denials += len(search.unknown) >= others
+                    if denials >= _DENIALS and not await self._finder.anybody_dead():
                         return None
                     await asyncio.sleep(_ASK_EVERY_S)
                 elif others <= 0:

@@ -1,7 +1,7 @@
 """What must happen in the Redis some time, and costs fewest commands when done together: settling, storing, burying.
 
-Everything here is collected for a tenth of a second. Whatever a crash within that time leaves behind is harmless: a
-response that stands in the history is not begun again, whatever else is left of it.
+Everything here is collected for a tenth of a second. What stands in the history is not begun again, whatever else is
+left of it; an answer whose home is killed within that tenth of a second after its end runs once more.
 """
 
 from __future__ import annotations

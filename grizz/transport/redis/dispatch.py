@@ -367,9 +367,9 @@ class Dispatcher:
             self.lost(delivery)
 
     def _on_gone(self, sender: str, part: Part, lines: Sequence[bytes]) -> None:
-        """A worker that was asked does not run it (any more)."""
+        """A worker that was asked does not run it (any more); or its heir says so."""
         place = self.places.get(part["id"])
-        if place is not None and place.worker == sender:
+        if place is not None and place.worker:
             self._on_lost(sender, part, lines)
 
     def heard_itself_since(self, moment: float) -> bool:

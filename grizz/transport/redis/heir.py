@@ -222,11 +222,11 @@ class Heir:
         me = self._bus.node
         self._kept = {job_id: keeper for job_id, keeper in self._kept.items() if keeper != node}
         mine, theirs = self._keys.records(node, me), self._keys.records(node)
+        await self._transport.inherit(node)  # who asks from now on is told to wait, not that nobody knows
         first = await self._link.ask("SET", self._keys.heir(node), me, "NX", "EX", _MARK_S)
         # Should this node die in the middle, its own heir finds by this what it was about to begin.
         await self._link.ask("HSET", self._keys.records(me), _UNDER_WAY + node, "1")
         won = await self._rename(theirs, mine)
-        await self._transport.inherit(node)
         if first or won:
             log.warning("another node is gone; its answers go on here", extra={"node": node})
             self._metrics.redis.takeovers.inc()
@@ -303,11 +303,11 @@ class Heir:
 
     async def _reclaim(self, node: str) -> None:
         """Take the stream entries that nobody alive answers for: read by, or offered by, nodes that are gone."""
-        dead: dict[str, bool] = {node: True, self._bus.node: False}
+        dead: dict[str, bool] = {node: True}
         start = "-"
         while rows := await self._link.ask("XPENDING", self._keys.jobs, GROUP, start, "+", _PAGE):
             for entry, consumer, *_ in rows:
-                if await self._is_dead(consumer.decode(), dead):
+                if await self._is_gone(consumer.decode(), dead):
                     await self._reclaim_entry(entry, dead)
             start = "(" + rows[-1][0].decode()
         await self._forget(node)
@@ -344,11 +344,13 @@ class Heir:
             known[node] = not await self._listeners(node)
         return known[node]
 
-    async def _is_gone(self, home: str, known: dict[str, bool]) -> bool:
-        """Is a home dead? Where it listened its heirs may listen now."""
-        if home in self._transport.inherited or await self._is_dead(home, known):
+    async def _is_gone(self, node: str, known: dict[str, bool]) -> bool:
+        """Is a node dead? Where it listened its heirs may listen now."""
+        if node == self._bus.node:
+            return False
+        if node in self._transport.inherited or await self._is_dead(node, known):
             return True
-        return bool(await self._link.ask("EXISTS", self._keys.heir(home)))
+        return bool(await self._link.ask("EXISTS", self._keys.heir(node)))
 
     async def farewell(self) -> None:
         """Tell the others that this node leaves, and that nobody needs to look after it."""
