@@ -371,6 +371,8 @@ class Heir:
     async def _look_around(self) -> None:
         """Greet the others: at the start, then six times an hour. When fewer hear it than there should be, see who."""
         self.known |= dict.fromkeys(self._chores.neighbours)
+        if not self.known:  # nobody is there to be greeted, and a start shall cost eight commands at most
+            await asyncio.sleep(_LOOK_EVERY_S)
         while True:
             try:
                 await self._greet()
