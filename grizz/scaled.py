@@ -120,7 +120,7 @@ class Scaled:
             archived=self.archive.ended,
             bus=self.bus,
         )
-        peers = engine.library.peers = Peers(
+        peers = engine.lookup.peers = Peers(
             bus=self.bus,
             finder=heir,
             tasks=self._tasks,

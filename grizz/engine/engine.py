@@ -21,7 +21,7 @@ from grizz.core.job import Job
 from grizz.engine.history import History, Scope, Turn
 from grizz.engine.home import Home
 from grizz.engine.ids import new_id
-from grizz.engine.library import Library
+from grizz.engine.lookup import Lookup
 from grizz.engine.pulse import Pulse
 from grizz.engine.replies import Replies
 from grizz.engine.reply import Reply
@@ -61,7 +61,7 @@ class Engine:
 
     Attributes:
         home: what the transport talks to.
-        library: where responses are looked up that are no reply of this node.
+        lookup: finds responses that are no reply of this node.
     """
 
     def __init__(
@@ -83,8 +83,8 @@ class Engine:
         self.pulse = Pulse(lease_s, transport.may_speak)
         self.replies = replies
         self.history = history
-        self.library = Library(history, archive, keep_s=keep_s)
-        self.home = Home(replies, self.library, self.pulse, metrics)
+        self.lookup = Lookup(history, archive, keep_s=keep_s)
+        self.home = Home(replies, self.lookup, self.pulse, metrics)
         self.draining = False
         self._node = node
         self._transport = transport
@@ -134,7 +134,7 @@ class Engine:
 
     def reply(self, response_id: str, owner: str) -> Reply | None:
         """The log of a response, if it is still kept (or mirrored) here and this owner's."""
-        reply = self.replies.get(response_id) or self.library.mirror(response_id)
+        reply = self.replies.get(response_id) or self.lookup.mirror(response_id)
         return reply if reply is not None and reply.owner == owner else None
 
     async def find(self, response_id: str, owner: str) -> Reply | Turn:
@@ -143,7 +143,7 @@ class Engine:
         Raises:
             RequestError: 404.
         """
-        found = self.reply(response_id, owner) or await self.library.find(response_id, owner)
+        found = self.reply(response_id, owner) or await self.lookup.find(response_id, owner)
         if found is None:
             raise not_found(response_id)
         return found
@@ -194,17 +194,17 @@ class Engine:
         if isinstance(found, Reply):
             await self._stop_and_wait(found, Cause.DELETED)
             self.replies.remove(found)
-            self.library.take_mirror(found.id)
-        self.library.delete(response_id, owner)
+            self.lookup.take_mirror(found.id)
+        self.lookup.delete(response_id, owner)
 
     def deleted_elsewhere(self, response_id: str, owner: str) -> None:
         """Another node deletes a response of that owner, of which there may be a copy here."""
         reply = self.reply(response_id, owner)
         if reply is not None and reply.ended:
             self.replies.remove(reply)
-            self.library.take_mirror(response_id)
+            self.lookup.take_mirror(response_id)
         if reply is not None or self.history.find(response_id, owner, self._now()) is not None:
-            self.library.deleted_elsewhere(response_id)
+            self.lookup.deleted_elsewhere(response_id)
 
     # Leaving
 
@@ -284,7 +284,7 @@ class Engine:
             return None
         try:
             async with asyncio.timeout_at(deadline):
-                turn = await self.library.turn(previous, owner, scope)
+                turn = await self.lookup.turn(previous, owner, scope)
         except TimeoutError:
             text = f"Previous response with id '{previous}' could not be looked up in time; try again."
             raise RequestError(503, Code.OVERLOADED, text, param="previous_response_id", retry_after_s=1.0) from None
@@ -299,7 +299,7 @@ class Engine:
         resolved = []
         for index, item in enumerate(items):
             if item["type"] == "item_reference":
-                found = self.library.item(item["id"], owner, scope)
+                found = self.lookup.item(item["id"], owner, scope)
                 if found is None:
                     text = f"Item with id '{item['id']}' not found."
                     raise RequestError(400, Code.ITEM_NOT_FOUND, text, param=f"input[{index}].id")
@@ -310,8 +310,8 @@ class Engine:
     async def _stop(self, reply: Reply, cause: Cause) -> None:
         if reply.ended:
             return
-        if self.library.mirror(reply.id) is reply and self.library.peers is not None:
-            self.library.peers.cancel(reply, cause)
+        if self.lookup.mirror(reply.id) is reply and self.lookup.peers is not None:
+            self.lookup.peers.cancel(reply, cause)
             return
         if await self._transport.cancel(reply.id, cause) is Found.QUEUED:
             self.home.end(reply.id, STOPPED[cause])
@@ -351,7 +351,7 @@ class Engine:
             await asyncio.sleep(_SWEEP_S)
             now = self._now()
             self.replies.expire(now)
-            self.library.sweep(now)
+            self.lookup.sweep(now)
             for reply in self.replies.abandoned(now):
                 log.info("nobody watches this answer any more", extra={"response": reply.id})
                 await self._stop(reply, Cause.ABANDONED)

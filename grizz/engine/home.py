@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from grizz.core.job import Delivery, Job
 from grizz.engine.history import Turn
 from grizz.engine.ids import new_id
-from grizz.engine.library import Library
+from grizz.engine.lookup import Lookup
 from grizz.engine.pulse import Pulse
 from grizz.engine.replies import Replies
 from grizz.engine.reply import Reply
@@ -39,9 +39,9 @@ class Home:
         pulse: says whether this node may speak.
     """
 
-    def __init__(self, replies: Replies, library: Library, pulse: Pulse, metrics: Metrics) -> None:
+    def __init__(self, replies: Replies, lookup: Lookup, pulse: Pulse, metrics: Metrics) -> None:
         self._replies = replies
-        self._library = library
+        self._lookup = lookup
         self._pulse = pulse
         self._metrics = metrics
         # What came while it was not known who speaks: for two seconds at most.
@@ -116,7 +116,7 @@ class Home:
             return None
         work: Work = job.payload
         now = _now()
-        mirror = self._library.take_mirror(job.id)
+        mirror = self._lookup.take_mirror(job.id)
         reply = mirror or _new_reply(job, work, now)
         # The whole context stands for the turns before it: they may be gone with the home, and are only read again.
         reply.given = tuple(work.context)
@@ -142,7 +142,7 @@ class Home:
         scope = None if request.store else reply.scope
         if request.store or scope is not None:
             turn = Turn(reply.id, reply.owner, reply.parent, reply.given, reply.response, reply.last_seq, scope)
-            self._library.keep(turn, now)
+            self._lookup.keep(turn, now)
         reply.given, reply.parent, reply.scope = (), None, None
 
     def forget(self, job_id: str, node: str) -> None:
@@ -150,15 +150,15 @@ class Home:
         reply = self._replies.get(job_id)
         if reply is not None and reply.ended:
             self._replies.remove(reply)
-        self._library.forget(job_id)
-        self._library.moved(job_id, node)
+        self._lookup.forget(job_id)
+        self._lookup.moved(job_id, node)
 
     def deposed(self) -> None:
         """Others speak for this node's responses now: not one more word of them from here."""
         for reply in self._replies.all_running():
             self._replies.remove(reply)
             reply.revoke()
-        self._library.distrust()
+        self._lookup.distrust()
 
     def end(self, response_id: str, ending: Ending) -> None:
         """Write the terminal event of a response that no worker holds."""

@@ -22,7 +22,7 @@ _MAX_LOOKUPS = 256
 _MAX_LOOKUPS_OF_OWNER = 32
 
 
-class Library:
+class Lookup:
     """Turns and mirrors.
 
     Args:
@@ -41,7 +41,7 @@ class Library:
         self._lookups: dict[str, int] = {}
 
     def __repr__(self) -> str:
-        return f"<Library {self.history!r}, {self.peers!r}>"
+        return f"<Lookup {self.history!r}, {self.peers!r}>"
 
     # Replies of other nodes
 
