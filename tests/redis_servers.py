@@ -499,6 +499,12 @@ class FaultProxy:
         await asyncio.sleep(0.01)  # transports close in the next rounds of the loop
 
 
+def _abort(writer: asyncio.StreamWriter) -> None:
+    """Cut it; a TLS transport of Python 3.11 that is closed already fails at that."""
+    with suppress(AttributeError):
+        writer.transport.abort()
+
+
 class _Connection:
     """One client of a proxy."""
 
@@ -523,7 +529,7 @@ class _Connection:
         with suppress(OSError, AttributeError):
             if connection := self.client_out.get_extra_info("socket"):
                 connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        self.client_out.transport.abort()
+        _abort(self.client_out)
 
     async def run(self) -> None:
         """Pass on until one side closes."""
@@ -548,7 +554,7 @@ class _Connection:
                 async with asyncio.timeout(1):
                     await asyncio.gather(*tasks, *(one.wait_closed() for one in writers), return_exceptions=True)
             for writer in writers:
-                writer.transport.abort()
+                _abort(writer)
 
     async def _read_command(self) -> tuple[str, bytes]:
         head = await self.client_in.readuntil(b"\r\n")
