@@ -33,8 +33,8 @@ _MAX_BYTES = 64 << 20
 _LIVE_H = 48
 # A question is asked again this often while nobody answers.
 _ASK_EVERY_S = 1.0
-# Heirs may be in the middle of a takeover when they say that they do not know; so they are asked again.
-_DENIALS = 3
+# Heirs may be in the middle of a takeover when they say that they do not know: so many leases they are asked again.
+_DENIED = 0.7
 _READ = 256  # events in one part; a message is cut between parts only
 
 
@@ -284,10 +284,10 @@ class Peers:
         self, response_id: str, home: str, stored: Callable[[], Awaitable[bool]] | None = None
     ) -> Reply | None:
         loop = asyncio.get_running_loop()
-        began, woken, denials = loop.time(), False, 0
+        began, woken, denied_at = loop.time(), False, 0.0
         search = self._open[response_id] = _Search(home)
         try:
-            while loop.time() - began < 1.7 * self._lease_s + 2.0:
+            while loop.time() - began < 2.5 * self._lease_s + 2.0:
                 if (local := self._local(response_id)) is not None:
                     return local
                 home = self._moved.get(response_id, home)
@@ -307,8 +307,10 @@ class Peers:
                         return local
                 if heirs_too or (others > 0 and len(search.unknown) >= others):
                     # Nobody has it, unless it is with a node that died a moment ago, or a takeover is under way.
-                    denials += len(search.unknown) >= others
-                    if denials >= _DENIALS and not await self._finder.anybody_dead():
+                    if len(search.unknown) >= others:
+                        denied_at = denied_at or loop.time()
+                    dead = await self._finder.anybody_dead()  # each time: this is what sets a takeover going
+                    if denied_at and not dead and loop.time() - denied_at > _DENIED * self._lease_s:
                         return None
                     await asyncio.sleep(_ASK_EVERY_S)
                 elif others <= 0:
