@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from grizz import __version__
-from grizz.config import SECTIONS, SETTINGS, Loaded, Settings, load
+from grizz.config import SETTINGS, Loaded, load
 from grizz.errors import ConfigError
 
 DEFAULT_FILE = Path("config.toml")
@@ -79,18 +79,19 @@ def _dead_letters(arguments: Sequence[str]) -> int:
 
 def report(loaded: Loaded) -> str:
     """Every setting in force, its value and where it came from, in columns; secrets as ***."""
-    rows = {key: item.render(_value(loaded.settings, key)) for key, item in SETTINGS.items()}
-    names = max(len(key.partition(".")[2]) for key in rows)
+    rows = {key: item.render(loaded.values[key]) for key, item in loaded.known.items()}
+    sections = dict.fromkeys(key.rpartition(".")[0] for key in rows)
+    names = max(len(key.rpartition(".")[2]) for key in rows)
     values = max(map(len, rows.values()))
     lines = []
-    for section in SECTIONS:
+    for section in sections:
         lines.append(f"[{section}]")
         for key, value in rows.items():
-            if key.startswith(f"{section}."):
-                name = key.partition(".")[2]
+            head, _, name = key.rpartition(".")
+            if head == section:
                 lines.append(f"  {name:<{names}}  {value:<{values}}  {loaded.sources[key]}")
         lines.append("")
-    return "\n".join([*lines, f"upstream: {_upstream(loaded.settings)}"])
+    return "\n".join([*lines, f"upstream: {_upstream(loaded)}"])
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -152,18 +153,17 @@ def _complaint(error: ConfigError) -> str:
     return "\n".join([f"grizz: cannot start, {count} in the settings:", *lines])
 
 
-def _upstream(settings: Settings) -> str:
+def _upstream(loaded: Loaded) -> str:
+    settings = loaded.settings
     if settings.demo.enabled:
         return "the demo model (demo.enabled)"
     if settings.uses_demo:
         return "the demo model (neither an API key nor a base URL is set)"
-    return _rendered(settings, "upstream.base_url").strip('"') or "https://api.openai.com/v1"
+    if settings.upstreams:
+        by_priority = sorted(settings.upstreams.items(), key=lambda item: item[1].priority)
+        return ", ".join(f"{name} ({_shown(loaded, f'upstreams.{name}.base_url')})" for name, _ in by_priority)
+    return _shown(loaded, "upstream.base_url") or "https://api.openai.com/v1"
 
 
-def _rendered(settings: Settings, key: str) -> str:
-    return SETTINGS[key].render(_value(settings, key))
-
-
-def _value(settings: Settings, key: str) -> object:
-    section, _, name = key.partition(".")
-    return getattr(getattr(settings, section), name)
+def _shown(loaded: Loaded, key: str) -> str:
+    return loaded.known[key].render(loaded.values[key]).strip('"')

@@ -2,6 +2,7 @@
 
     schema.py     what one setting is: bounds, units, text to value and back
     settings.py   every setting there is, section by section
+    tables.py     named tables, of which there may be many
     sources.py    where values come from, and what takes precedence
 
 Precedence: flags > GRIZZ_SECTION_KEY > OPENAI_API_KEY, OPENAI_BASE_URL, OPENAI_MODEL > config.toml > defaults.
@@ -12,8 +13,11 @@ from grizz.config.schema import Setting
 from grizz.config.settings import (
     SECTIONS,
     SETTINGS,
+    TABLES,
+    AuthSettings,
     DemoSettings,
     HistorySettings,
+    KeySettings,
     LimitSettings,
     LogSettings,
     QueueSettings,
@@ -29,8 +33,11 @@ from grizz.config.sources import Loaded, default_toml, is_loopback, load
 __all__ = [
     "SECTIONS",
     "SETTINGS",
+    "TABLES",
+    "AuthSettings",
     "DemoSettings",
     "HistorySettings",
+    "KeySettings",
     "LimitSettings",
     "Loaded",
     "LogSettings",

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 import secrets
+from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from aiohttp import web
@@ -19,6 +20,21 @@ from grizz.errors import Code, RequestError
 COOKIE = "grizz_owner"
 _COOKIE_FORM = re.compile(r"[A-Za-z0-9_\-]{43}\Z")
 _COOKIE_AGE_S = 400 * 86_400  # what browsers cap it at
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Who a client is.
+
+    Attributes:
+        owner: whose responses these are; never a secret, safe to log.
+        key: name of the [keys.NAME] table it came in by, or "".
+        expires_at: when it has to prove itself again, in seconds since the epoch; None for never.
+    """
+
+    owner: str
+    key: str = ""
+    expires_at: float | None = None
 
 
 class Door:
@@ -55,8 +71,15 @@ class Door:
             text = f"Origin '{origin[:200]}' is not allowed; add it to server.allowed_origins."
             raise RequestError(403, Code.FORBIDDEN_ORIGIN, text)
 
-    def owner(self, request: web.Request) -> str:
-        """Whose requests these are. Never a secret: safe to log."""
+    async def identify(self, request: web.Request) -> Identity:
+        """Who sends this request.
+
+        Raises:
+            RequestError: 401, nobody that is known here.
+        """
+        return Identity(self._anonymous(request))
+
+    def _anonymous(self, request: web.Request) -> str:
         cookie = request.cookies.get(COOKIE, "")
         if _COOKIE_FORM.match(cookie):
             return "browser:" + hashlib.sha256(cookie.encode()).hexdigest()[:32]

@@ -64,7 +64,7 @@ class Api:
     async def create(self, request: web.Request) -> web.StreamResponse:
         """`POST /v1/responses`."""
         self._door.check_origin(request)
-        owner = self._door.owner(request)
+        owner = (await self._door.identify(request)).owner
         raw = await request.read()
         try:
             body = orjson.loads(raw)
@@ -82,7 +82,7 @@ class Api:
 
     async def retrieve(self, request: web.Request) -> web.StreamResponse:
         """`GET /v1/responses/{id}`: as it stands, or its events from a number on."""
-        found = await self._engine.find_stored(request.match_info["id"], self._door.owner(request))
+        found = await self._engine.find_stored(request.match_info["id"], (await self._door.identify(request)).owner)
         if request.query.get("stream", "false").lower() not in ("true", "1"):
             return json_response(self._engine.snapshot(found))
         if isinstance(found, Reply):
@@ -92,19 +92,19 @@ class Api:
     async def cancel(self, request: web.Request) -> web.StreamResponse:
         """`POST /v1/responses/{id}/cancel`: idempotent."""
         self._door.check_origin(request)
-        found = await self._engine.cancel(request.match_info["id"], self._door.owner(request))
+        found = await self._engine.cancel(request.match_info["id"], (await self._door.identify(request)).owner)
         return json_response(self._engine.snapshot(found))
 
     async def delete(self, request: web.Request) -> web.StreamResponse:
         """`DELETE /v1/responses/{id}`."""
         self._door.check_origin(request)
         response_id = request.match_info["id"]
-        await self._engine.delete(response_id, self._door.owner(request))
+        await self._engine.delete(response_id, (await self._door.identify(request)).owner)
         return json_response({"id": response_id, "object": "response", "deleted": True})
 
     async def input_items(self, request: web.Request) -> web.StreamResponse:
         """`GET /v1/responses/{id}/input_items`: this turn's input, newest first by default."""
-        found = await self._engine.find_stored(request.match_info["id"], self._door.owner(request))
+        found = await self._engine.find_stored(request.match_info["id"], (await self._door.identify(request)).owner)
         items = list(found.input if isinstance(found, Turn) else found.request.input)
         return json_response(_page(items, request))
 

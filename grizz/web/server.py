@@ -152,7 +152,7 @@ class Server:
         except RequestError:
             self._metrics.connects.labels("origin").inc()
             raise
-        owner, address = self._door.owner(request), address_of(request)
+        owner, address = (await self._door.identify(request)).owner, address_of(request)
         try:
             place = self._limits.connection(owner, address)
             with place:
