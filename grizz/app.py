@@ -32,6 +32,7 @@ from grizz.transport.memory import MemoryTransport
 from grizz.upstream.demo import DemoServer
 from grizz.upstream.openai import OpenAIUpstream
 from grizz.web.server import Server
+from grizz.web.tls import tls_context
 
 log = logging.getLogger(__name__)
 
@@ -149,6 +150,7 @@ class App:
             on_error=self._unhandled,
             demo=self._demo is not None,
             upstream=self.upstream.name,
+            tls=tls_context(settings.server),
         )
         self.model_name = model
         return await self.server.start(model)
@@ -249,7 +251,6 @@ class App:
             metrics=self.metrics,
             tasks=self._tasks,
             free_slots=lambda: self.pool.free,
-            concurrent_per_owner=settings.limits.concurrent_responses_per_user,
             readers_per_response=settings.limits.readers_per_response,
             lease_s=settings.workers.lease_s,
             keep_s=settings.history.keep_s,

@@ -9,15 +9,18 @@ from __future__ import annotations
 import hashlib
 import re
 import secrets
+import time
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from aiohttp import web
 
-from grizz.config import ServerSettings, is_loopback
+from grizz.config import Settings, is_loopback
 from grizz.errors import Code, RequestError
 
 COOKIE = "grizz_owner"
+# The one owner of all clients of this machine that have no account.
+LOCAL = "local"
 _COOKIE_FORM = re.compile(r"[A-Za-z0-9_\-]{43}\Z")
 _COOKIE_AGE_S = 400 * 86_400  # what browsers cap it at
 
@@ -40,7 +43,12 @@ class Identity:
 class Door:
     """Checks where a request comes from, and names its owner."""
 
-    def __init__(self, settings: ServerSettings) -> None:
+    def __init__(self, settings: Settings) -> None:
+        self.reload(settings)
+
+    def reload(self, settings_: Settings) -> None:
+        """Other rules from now on."""
+        settings = settings_.server
         self._origins = {origin.lower() for origin in settings.allowed_origins}
         self._hosts = {host.lower() for host in settings.allowed_hosts}
         self._loopback = is_loopback(settings.host)
@@ -79,12 +87,32 @@ class Door:
         """
         return Identity(self._anonymous(request))
 
+    def may_introduce_itself(self, request: web.Request) -> bool:
+        """May this WebSocket say by its first message who it is?"""
+        return False
+
+    async def authenticate(self, token: str) -> Identity:
+        """Who a first message's token belongs to.
+
+        Raises:
+            RequestError: 401.
+        """
+        raise RequestError(401, Code.INVALID_REQUEST, "No credential is known here.")
+
+    def still_valid(self, identity: Identity) -> bool:
+        """May it still act as whom it was let in?"""
+        return identity.expires_at is None or time.time() < identity.expires_at
+
+    def address_of(self, request: web.Request) -> str:
+        """The client's address."""
+        return address_of(request)
+
     def _anonymous(self, request: web.Request) -> str:
         cookie = request.cookies.get(COOKIE, "")
         if _COOKIE_FORM.match(cookie):
             return "browser:" + hashlib.sha256(cookie.encode()).hexdigest()[:32]
         address = address_of(request)
-        return "local" if is_loopback(address) else f"address:{address}"
+        return LOCAL if is_loopback(address) else f"address:{address}"
 
 
 def address_of(request: web.Request) -> str:
