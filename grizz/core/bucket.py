@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections import OrderedDict
 
+# What adding up fractions may be off by: who waited as long as was said shall not be told to wait again.
+_ROUNDING = 1e-6
+
 
 class Buckets:
     """A bucket for each key, full when it is first asked for; one that is full again is forgotten.
@@ -28,7 +31,7 @@ class Buckets:
         full one.
         """
         missing = min(cost, per_minute) - self.level(key, per_minute, now)
-        return max(0.0, missing * 60 / per_minute)
+        return missing * 60 / per_minute if missing > _ROUNDING else 0.0
 
     def take(self, key: str, per_minute: int, now: float, cost: float = 1.0) -> None:
         """Take `cost` whether it is there or not; a negative one gives back."""

@@ -44,6 +44,8 @@ _SWEEP_S = 1.0
 # A cancelled answer ends within milliseconds; a worker that does not obey must not hold the caller.
 _CANCEL_WAIT_S = 5.0
 _SAY_AGAIN_S = 1.0
+# When the drain is over: how long workers may take to end what is left; after that it is ended without them.
+_END_WITHIN_S = 1.0
 # What a create may wait for other nodes and their Redis, in all.
 _ELSEWHERE_S = 2.0
 _QUEUE_FULL_RETRY_S = 5.0
@@ -91,7 +93,7 @@ class Engine:
         self._metrics = metrics
         self._tasks = tasks
         self._free_slots = free_slots
-        self._readers_per_response = readers_per_response
+        self.readers_per_response = readers_per_response
 
     def __repr__(self) -> str:
         return f"<Engine {self._node()}: {self.replies!r}, {self.history!r}>"
@@ -171,7 +173,7 @@ class Engine:
         Raises:
             RequestError: 429, it has as many as are allowed.
         """
-        if reply.readers >= self._readers_per_response:
+        if reply.readers >= self.readers_per_response:
             text = f"This response has {reply.readers} readers, which is the limit."
             raise RequestError(429, Code.RATE_LIMIT, text, retry_after_s=1.0)
 
@@ -231,10 +233,13 @@ class Engine:
             log.warning("answers handed over by the shutdown", extra={"count": len(safe)})
         if left:
             log.warning("answers cut short by the shutdown", extra={"count": len(left)})
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_END_WITHIN_S):
+                for reply in left:
+                    await self._stop(reply, Cause.SHUTDOWN)
+                await self.replies.idle.wait()
         for reply in left:
-            await self._stop(reply, Cause.SHUTDOWN)
-        for reply in left:
-            await self._wait_for_end(reply, _CANCEL_WAIT_S)
+            self.home.end(reply.id, STOPPED[Cause.SHUTDOWN])
 
     # Inside
 

@@ -49,6 +49,7 @@ class Gate:
         self._tasks = tasks
         # Those that have asked for nothing yet, in the order they came.
         self._silent: dict[asyncio.BaseProtocol, float] = {}
+        self._entering = 0
         self._turned_away = 0
         self._server: web.Server
         self._site: _Site | None = None
@@ -80,12 +81,19 @@ class Gate:
             _narrow(request.transport)
 
     def _enter(self) -> asyncio.BaseProtocol:
-        if len(self._server.connections) >= self._max_connections():
+        # The server counts a connection only when the loop comes round to it, and many may be accepted before.
+        if len(self._server.connections) + self._entering >= self._max_connections():
             self._turned_away += 1
             return _TurnedAway()
+        loop = asyncio.get_running_loop()
+        self._entering += 1
+        loop.call_soon(self._entered)
         handler = self._server()
-        self._silent[handler] = asyncio.get_running_loop().time()
+        self._silent[handler] = loop.time()
         return handler
+
+    def _entered(self) -> None:
+        self._entering -= 1
 
     async def _sweep(self) -> None:
         told = 0

@@ -24,6 +24,7 @@ from grizz.web.limits import Limits
 from grizz.web.pages import Pages
 from grizz.web.socket import Socket
 from grizz.web.stranger import introduction, reject
+from grizz.web.tls import load_certificate
 from grizz.web.watchdog import Guard, Watchdog
 from grizz.web.websocket import Connection
 
@@ -123,9 +124,15 @@ class Server:
         return port
 
     def reload(self, settings: Settings) -> None:
-        """Take over what may change while it runs: who may come in, and how much they may do."""
-        self._settings = settings
+        """Take over what may change while it runs: who may come in, and how much they may do.
+
+        Raises:
+            ConfigError: a file that they name cannot be used; nothing was taken over.
+        """
+        if self._tls is not None and settings.server.tls_cert_file:
+            load_certificate(self._tls, settings.server)
         self._door.reload(settings)
+        self._settings = settings
         self._limits.reload(settings.limits, settings.keys)
 
     def _page_info(self) -> dict[str, Any]:
