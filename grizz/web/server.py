@@ -16,7 +16,8 @@ from grizz.engine.models import Models
 from grizz.errors import Code, RequestError
 from grizz.tasks import OnError, TaskOwner
 from grizz.telemetry.metrics import CLOSE_CODES, Metrics
-from grizz.web.auth import Door, address_of
+from grizz.web.auth import Door
+from grizz.web.auth.sessions import Sessions
 from grizz.web.errors import REQUEST_ID, json_response, middleware
 from grizz.web.http import Api
 from grizz.web.limits import Limits
@@ -56,10 +57,11 @@ class Server:
         self._models = models
         self._metrics = metrics
         self._on_error = on_error
-        self._door = Door(settings.server)
+        self._door = Door(settings)
         self._limits = Limits(settings.limits)
         self._watchdog = Watchdog(settings.server.stall_timeout_s, metrics)
         self._watchdog.start(tasks)
+        self._tasks = tasks
         self._connections: set[Connection] = set()
         self._info: dict[str, Any] = {"version": __version__, "model": "", "demo": demo, "upstream": upstream}
         self._info["scaled"] = bool(settings.redis.url)
@@ -83,6 +85,7 @@ class Server:
             models=self._models.list,
         )
         app.add_routes([web.get("/v1/responses", self._websocket), *api.routes()])
+        app.add_routes(Sessions(self._door).routes())
         app.add_routes(Pages(self._door, self._page_info).routes())
         app.add_routes(
             [
@@ -104,6 +107,7 @@ class Server:
             OSError: the address cannot be bound.
         """
         self._info["model"] = model
+        await self._door.start(self._tasks)
         await self._runner.setup()
         server = self._settings.server
         self._site = web.TCPSite(self._runner, server.host, server.port, backlog=1024)
@@ -138,6 +142,7 @@ class Server:
     @web.middleware
     async def _check_host(self, request: web.Request, handler: Any) -> web.StreamResponse:
         self._door.check_host(request)
+        await self._door.admit(request)
         response: web.StreamResponse = await handler(request)
         return response
 
@@ -152,7 +157,7 @@ class Server:
         except RequestError:
             self._metrics.connects.labels("origin").inc()
             raise
-        owner, address = (await self._door.identify(request)).owner, address_of(request)
+        owner, address = (await self._door.identify(request)).owner, self._door.address_of(request)
         try:
             place = self._limits.connection(owner, address)
             with place:
