@@ -60,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Late, so that --help and --check-config need not wait for the server's imports.
     from grizz.app import serve
 
-    return serve(loaded.settings)
+    return serve(loaded.settings, lambda: _load(options).settings)
 
 
 def _dead_letters(arguments: Sequence[str]) -> int:

@@ -3,12 +3,14 @@
     schema.py     what one setting is: bounds, units, text to value and back
     settings.py   every setting there is, section by section
     tables.py     named tables, of which there may be many
+    live.py       what may change while the process runs
     sources.py    where values come from, and what takes precedence
 
 Precedence: flags > GRIZZ_SECTION_KEY > OPENAI_API_KEY, OPENAI_BASE_URL, OPENAI_MODEL > config.toml > defaults.
 Names carry their unit: `_s` seconds, `_ms` milliseconds, `_bytes` bytes.
 """
 
+from grizz.config.live import Change, change, is_live
 from grizz.config.schema import Setting
 from grizz.config.settings import (
     SECTIONS,
@@ -35,6 +37,7 @@ __all__ = [
     "SETTINGS",
     "TABLES",
     "AuthSettings",
+    "Change",
     "DemoSettings",
     "HistorySettings",
     "KeySettings",
@@ -49,7 +52,9 @@ __all__ = [
     "Settings",
     "UpstreamSettings",
     "WorkerSettings",
+    "change",
     "default_toml",
+    "is_live",
     "is_loopback",
     "load",
 ]

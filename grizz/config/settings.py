@@ -77,6 +77,7 @@ class KeySettings:
     concurrent_responses: int = setting(0, "unfinished responses of these keys")
     requests_per_minute: int = setting(0, "new responses of these keys within a minute")
     tokens_per_minute: int = setting(0, "tokens, in and out, of these keys within a minute")
+    queue_share: float = setting(0.0, "the part of the queue that jobs of their user may fill", high=1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,7 +110,7 @@ class LimitSettings:
     tokens_per_minute: int = setting(0, "tokens, in and out, of one user within a minute")
     queue_share: float = setting(0.5, "the part of the queue that one user's jobs may fill", high=1)
     connections: int = setting(10_000, "open connections in all: WebSockets, and HTTP requests being answered", low=1)
-    connections_unknown: int = setting(1000, "WebSockets that have not said yet who they are", low=1)
+    connections_unknown: int = setting(200, "WebSockets that have not said yet who they are", low=1)
     lanes_per_connection: int = setting(32, "lanes of one WebSocket", low=1)
     responses_per_connection: int = setting(16, "unfinished responses of one WebSocket", low=1)
     queued_creates_per_connection: int = setting(64, "requests waiting for their turn on one WebSocket", low=1)

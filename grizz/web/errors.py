@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import secrets
+from typing import Any
 
 import orjson
 from aiohttp import web
@@ -28,12 +29,23 @@ def json_response(body: object, status: int = 200, headers: dict[str, str] | Non
 
 def error_response(error: RequestError) -> web.Response:
     """A refusal, with what SDKs need to know about trying again."""
-    headers = {"x-should-retry": "true" if error.status in _RETRIABLE else "false"}
+    headers = {"x-should-retry": "true" if error.status in _RETRIABLE else "false", **error.headers}
     if error.status == 401:
         headers["WWW-Authenticate"] = "Bearer"
     if error.retry_after_s is not None:
         headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_s)))
     return json_response({"error": error.body()}, error.status, headers)
+
+
+def envelope(error: RequestError) -> dict[str, Any]:
+    """A refusal as a WebSocket frame (protocol §9.3)."""
+    frame: dict[str, Any] = {"type": "error", "status": error.status, "error": error.body()}
+    headers = dict(error.headers)
+    if error.retry_after_s is not None:
+        headers["retry-after"] = f"{error.retry_after_s:.3g}"
+    if headers:
+        frame["headers"] = headers
+    return frame
 
 
 def middleware(metrics: Metrics) -> web.middleware:  # type: ignore[valid-type]  # aiohttp types it as a function

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -26,7 +25,7 @@ class Lane:
     """
 
     name: str | None
-    waiting: deque[tuple[Frame, int]] = field(default_factory=deque)
+    waiting: list[tuple[Frame, int]] = field(default_factory=list)
     cursor: Cursor | None = None
     creating: bool = False
 
@@ -92,7 +91,7 @@ class Lanes:
             if sum(other.creating for other in self._lanes.values()) >= self._limits.responses_per_connection:
                 return
             if lane.waiting and not lane.busy:
-                frame, size = lane.waiting.popleft()
+                frame, size = lane.waiting.pop(0)
                 self._waiting -= 1
                 self._waiting_bytes -= size
                 lane.creating = True

@@ -43,7 +43,8 @@ def served(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Settings]:
     """The settings with which the server would have started, in this process."""
     started: list[Settings] = []
 
-    def serve(settings: Settings) -> int:
+    def serve(settings: Settings, read_again: Callable[[], Settings]) -> int:
+        assert read_again() == settings
         started.append(settings)
         return 7
 

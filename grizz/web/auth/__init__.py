@@ -10,7 +10,7 @@ sessions.py      the three routes of browsers: sign in, sign out, get a ticket
 places.py        Origin, Host, addresses behind proxies
 """
 
-from grizz.web.auth.door import Door
+from grizz.web.auth.door import LOCAL, Door
 from grizz.web.auth.identity import Identity
 
-__all__ = ["Door", "Identity"]
+__all__ = ["LOCAL", "Door", "Identity"]

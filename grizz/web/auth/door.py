@@ -31,7 +31,10 @@ from grizz.web.auth.tokens import Tokens, looks_like_token
 
 log = logging.getLogger(__name__)
 
+WEBSOCKET_PATH = "/v1/responses"
 OWNER_COOKIE = "grizz_owner"
+# The one owner of all clients of this machine that have no account.
+LOCAL = "local"
 _OWNER_FORM = re.compile(r"[A-Za-z0-9_\-]{43}\Z")
 _OWNER_AGE_S = 400 * 86_400  # what browsers cap it at
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -151,12 +154,13 @@ class Door:
     async def admit(self, request: web.Request) -> None:
         """For a middleware: nothing but pages and health checks is open to whom nobody knows, whatever route it is.
 
-        /metrics is, to a scraper on this machine: a request from loopback that no proxy has passed on.
+        /metrics is, to a scraper on this machine: a request from loopback that no proxy has passed on. A WebSocket's
+        own handler asks, since it may let somebody in who has yet to say who it is.
 
         Raises:
             RequestError: 401 or 403.
         """
-        if _PUBLIC.match(request.path) or self.may_introduce_itself(request):
+        if _PUBLIC.match(request.path) or (request.path == WEBSOCKET_PATH and is_upgrade(request)):
             return
         if request.path == "/metrics" and self._rules.places.is_direct_loopback(request):
             return
@@ -277,7 +281,7 @@ class Door:
         if _OWNER_FORM.match(cookie):
             return "browser:" + hashlib.sha256(cookie.encode()).hexdigest()[:32]
         address = self.address_of(request)
-        return "local" if is_loopback(address) else f"address:{address}"
+        return LOCAL if is_loopback(address) else f"address:{address}"
 
 
 _WRONG = "This API key or token is not known here."
