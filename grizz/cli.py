@@ -10,6 +10,9 @@ from pathlib import Path
 
 from grizz import __version__
 from grizz.config import SETTINGS, Loaded, load
+from grizz.config.schema import NAME
+from grizz.config.settings import entry
+from grizz.core import api_keys
 from grizz.errors import ConfigError
 
 DEFAULT_FILE = Path("config.toml")
@@ -28,6 +31,7 @@ examples:
   OPENAI_BASE_URL=http://127.0.0.1:11434/v1 python grizz.py
                                                   answers by any compatible server, here a local one
   python grizz.py --redis-url redis://127.0.0.1   one of several processes that share their work
+  python grizz.py new-key alice                   an API key, and the lines that let it in
   python grizz.py dead-letters list               jobs that were given up; also: requeue, drop
   python grizz.py --check-config                  show every setting, its value and where it came from
 
@@ -41,6 +45,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     if arguments[:1] == ["dead-letters"]:
         return _dead_letters(arguments[1:])
+    if arguments[:1] == ["new-key"]:
+        return _new_key(arguments[1:])
     options = vars(_parser().parse_args(arguments))
     try:
         loaded = _load(options)
@@ -75,6 +81,42 @@ def _dead_letters(arguments: Sequence[str]) -> int:
         print(_complaint(error), file=sys.stderr)
         return 2
     return dead_letters.run(loaded.settings, options)
+
+
+def _new_key(arguments: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="grizz new-key",
+        description="Makes an API key. It is shown this once: the configuration holds its hash alone.",
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "name", metavar="NAME", nargs="?", default="main", help="whose key it is: a-z, 0-9 and - (default: main)"
+    )
+    name = parser.parse_args(arguments).name
+    if not NAME.fullmatch(name):
+        parser.error(f"NAME must begin with a letter and have at most 32 of a-z, 0-9 and -, not {name!r}")
+    key = api_keys.new_key()
+    print(
+        _KEY_TEXT.format(
+            key=key, hash=api_keys.hash_of(key), name=name, env=entry("keys", name)[f"keys.{name}.hashes"].env
+        )
+    )
+    return 0
+
+
+_KEY_TEXT = """\
+{key}
+
+The key above is shown this once. To let it in, put its hash into config.toml:
+
+  [keys.{name}]
+  hashes = ["{hash}"]
+
+or into the environment:
+
+  {env}={hash}
+
+A new key for the same name: add its hash to the list, reload, give the key out, then take the old hash away."""
 
 
 def report(loaded: Loaded) -> str:

@@ -30,6 +30,8 @@ def json_response(body: object, status: int = 200, headers: dict[str, str] | Non
 def error_response(error: RequestError) -> web.Response:
     """A refusal, with what SDKs need to know about trying again."""
     headers = {"x-should-retry": "true" if error.status in _RETRIABLE else "false", **error.headers}
+    if error.status == 401:
+        headers["WWW-Authenticate"] = "Bearer"
     if error.retry_after_s is not None:
         headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_s)))
     return json_response({"error": error.body()}, error.status, headers)

@@ -11,7 +11,7 @@ from typing import Any
 
 from aiohttp import web
 
-from grizz.web.auth import Door, give_cookie
+from grizz.web.auth import Door
 from grizz.web.errors import json_response
 
 POLICY = (
@@ -63,7 +63,7 @@ class Pages:
     async def index(self, request: web.Request) -> web.StreamResponse:
         """The chat page; makes the browser an owner of its own."""
         response = self._serve(request, "index.html")
-        give_cookie(request, response)
+        self._door.give_cookie(request, response)
         return response
 
     async def favicon(self, request: web.Request) -> web.StreamResponse:

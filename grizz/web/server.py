@@ -17,6 +17,7 @@ from grizz.errors import Code, RequestError
 from grizz.tasks import OnError, TaskOwner
 from grizz.telemetry.metrics import CLOSE_CODES, Metrics
 from grizz.web.auth import Door, Identity
+from grizz.web.auth.sessions import Sessions
 from grizz.web.errors import REQUEST_ID, json_response, middleware
 from grizz.web.gate import Gate
 from grizz.web.http import Api
@@ -95,6 +96,7 @@ class Server:
             request_timeout_s=self._settings.server.request_timeout_s,
         )
         app.add_routes([web.get("/v1/responses", self._websocket), *api.routes()])
+        app.add_routes(Sessions(self._door).routes())
         app.add_routes(Pages(self._door, self._page_info).routes())
         app.add_routes(
             [
@@ -116,6 +118,7 @@ class Server:
             OSError: the address cannot be bound.
         """
         self._info["model"] = model
+        await self._door.start(self._tasks)
         await self._runner.setup()
         server = self._settings.server
         port = await self._gate.listen(self._runner, server.host, server.port, self._tls)
@@ -162,6 +165,7 @@ class Server:
     async def _check_host(self, request: web.Request, handler: Any) -> web.StreamResponse:
         self._gate.asked(request)
         self._door.check_host(request)
+        await self._door.admit(request)
         response: web.StreamResponse = await handler(request)
         return response
 
@@ -195,7 +199,9 @@ class Server:
             ws = Socket(self._settings.server, known=False)
             guard = self._watchdog.guard(await ws.open(request))
             try:
-                identity = await introduction(ws, self._door, self._settings.auth.first_message_s)
+                identity = await introduction(
+                    ws, self._door, self._settings.auth.first_message_s, self._door.address_of(request)
+                )
             except RequestError as error:
                 self._metrics.connects.labels("auth").inc()
                 await reject(ws, guard, error, WSCloseCode.POLICY_VIOLATION)

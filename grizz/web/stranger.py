@@ -18,7 +18,7 @@ from grizz.web.watchdog import Guard
 _MAX_FRAME = 16 * 1024
 
 
-async def introduction(ws: Socket, door: Door, within_s: float) -> Identity:
+async def introduction(ws: Socket, door: Door, within_s: float, address: str) -> Identity:
     """Wait for the first message, and let it in by the token it brings.
 
     Raises:
@@ -29,8 +29,8 @@ async def introduction(ws: Socket, door: Door, within_s: float) -> Identity:
             message = await ws.receive()
     except TimeoutError:
         text = f"No 'grizz:auth' came within {within_s:g} s."
-        raise RequestError(401, Code.INVALID_REQUEST, text) from None
-    identity = await door.authenticate(_token(message))
+        raise RequestError(401, Code.MISSING_API_KEY, text) from None
+    identity = await door.authenticate(_token(message), address)
     ws.known = True
     return identity
 
@@ -52,4 +52,4 @@ def _token(message: WSMessage) -> str:
             if isinstance(frame, dict) and frame.get("type") == "grizz:auth" and isinstance(frame.get("token"), str):
                 return str(frame["token"])
     text = 'The first message must be {"type": "grizz:auth", "token": "…"}.'
-    raise RequestError(401, Code.INVALID_REQUEST, text)
+    raise RequestError(401, Code.MISSING_API_KEY, text)
