@@ -151,7 +151,6 @@ def _reason(error: Exception) -> str:
         jwt.InvalidIssuerError: "another issuer",
         jwt.InvalidAudienceError: "made for another audience",
         jwt.ImmatureSignatureError: "not valid yet",
-        jwt.InvalidIssuedAtError: "issued in the future",
     }
     if isinstance(error, jwt.MissingRequiredClaimError):
         return f"it has no claim '{error.claim}'"
