@@ -168,9 +168,11 @@ function showConnection() {
   pill.dataset.state = name;
   if (name === "reconnecting" && restarting) pill.textContent = "server restarting";
   else if (name === "reconnecting" && seconds) pill.textContent = `reconnecting in ${seconds} s`;
+  else if (name === "asleep") pill.textContent = "idle";
   else pill.textContent = name === "live" && degraded ? "live, degraded" : name;
   pill.dataset.degraded = degraded;
-  if (name !== "live") pill.title = reason ?? "";
+  if (name === "asleep") pill.title = "Closed for being idle; the next message connects again";
+  else if (name !== "live") pill.title = reason ?? "";
   else pill.title = degraded ? `Connected; this server works alone (${degraded})` : "Connected to the server";
   $("refused").hidden = name !== "refused";
   $("refused").textContent = reason ? `The server closed the connection: ${reason} Reload the page to try again.` : "";
