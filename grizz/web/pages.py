@@ -12,6 +12,7 @@ from typing import Any
 from aiohttp import web
 
 from grizz.web.auth import Door
+from grizz.web.auth.sessions import end_session
 from grizz.web.errors import json_response
 
 POLICY = (
@@ -86,9 +87,12 @@ class Pages:
 
     async def info(self, request: web.Request) -> web.StreamResponse:
         """What the page shows about this server, and who we take it for; to a stranger nothing but that it is one."""
-        access = await self._door.access(request)
+        access, over = await self._door.access(request)
         body = {"access": access} if access == "needed" else {**self._info(), "access": access}
-        return json_response(body, headers={"Cache-Control": "no-store"})
+        response = json_response(body, headers={"Cache-Control": "no-store"})
+        if over:
+            end_session(response, secure=self._door.is_secure(request))
+        return response
 
 
 def _answer(request: web.Request, page: _Page) -> web.Response:

@@ -216,16 +216,20 @@ class Door:
             not rules.anonymous and is_upgrade(request) and presented(request) is None and "grizz" in protocols(request)
         )
 
-    async def access(self, request: web.Request) -> Access:
-        """What a page has to know about its visitor; never refuses, and a stranger here is nothing for the log."""
-        credential = presented(request)
+    async def access(self, request: web.Request) -> tuple[Access, bool]:
+        """What a page has to know about its visitor, and whether the session it shows is over.
+
+        Never refuses, and a stranger here is nothing for the log.
+        """
+        rules, credential = self._rules, presented(request)
         try:
             await self._identify(request, credential)
-        except RequestError:
-            return "needed"
-        if not self._rules.accounts:
-            return "open"
-        return "session" if credential else "guest"
+        except RequestError as error:
+            over = error.status == 401 and credential is not None and credential.source == "cookie"
+            return ("guest" if over and rules.anonymous else "needed"), over
+        if not rules.accounts:
+            return "open", False
+        return ("session" if credential else "guest"), False
 
     def still_valid(self, identity: Identity) -> bool:
         """Whether who came in earlier would still be let in as the same: keys go, tokens expire, rules change."""
