@@ -17,6 +17,7 @@ from grizz.errors import Code, RequestError
 from grizz.tasks import OnError, TaskOwner
 from grizz.telemetry.metrics import CLOSE_CODES, Metrics
 from grizz.web.auth import Door, Identity
+from grizz.web.auth.credentials import protocols
 from grizz.web.auth.sessions import Sessions
 from grizz.web.errors import REQUEST_ID, json_response, middleware
 from grizz.web.gate import Gate
@@ -220,7 +221,7 @@ class Server:
         connection = Connection(
             ws,
             identity=identity,
-            extended=introduced or "grizz" in request.headers.get("Sec-WebSocket-Protocol", ""),
+            extended=introduced or "grizz" in protocols(request),
             engine=self._engine,
             limits=self._limits,
             settings=self._settings,
