@@ -19,7 +19,7 @@ from grizz.core.api_keys import hash_of
 ALICE = "grizz-" + "alice_0123456789_ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 BOB = "grizz-" + "bobby_0123456789_ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 ACCOUNTS = {"GRIZZ_KEYS_ALICE_HASHES": hash_of(ALICE), "GRIZZ_KEYS_BOB_HASHES": hash_of(BOB)}
-SECRET = "a secret that is long enough to be none of those one can guess"
+SECRET = "a-secret-that-is-long-enough-to-be-none-of-those-one-can-guess"
 
 
 def bearer(token: str) -> dict[str, str]:

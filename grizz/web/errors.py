@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import secrets
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
 import orjson
@@ -60,11 +60,18 @@ class Answers:
 
     Args:
         check: looks at each request before its handler does; raises RequestError.
+        admit: says whether this client may ask for that; raises RequestError. A WebSocket's handler asks by itself.
     """
 
-    def __init__(self, metrics: Metrics, check: Callable[[web.Request], None]) -> None:
+    def __init__(
+        self,
+        metrics: Metrics,
+        check: Callable[[web.Request], None],
+        admit: Callable[[web.Request], Awaitable[None]],
+    ) -> None:
         self._metrics = metrics
         self._check = check
+        self._admit = admit
 
     def wrap(self, routes: Iterable[web.RouteDef]) -> list[web.RouteDef]:
         """The same routes, with handlers whose errors are answered."""
@@ -107,6 +114,7 @@ class Answers:
         async def answer(request: web.Request) -> web.StreamResponse:
             try:
                 self.begin(request)
+                await self._admit(request)
                 response = await handler(request)
             except Exception as error:
                 return self.refusal(request, error)

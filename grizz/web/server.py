@@ -55,7 +55,7 @@ class Server:
         self._limits = Limits(settings.limits, settings.keys, settings.queue.max_jobs)
         self._watchdog = Watchdog(settings.server.stall_timeout_s, metrics)
         self._watchdog.start(tasks)
-        self._answers = Answers(metrics, self._check)
+        self._answers = Answers(metrics, self._check, self._door.admit)
         self._sockets = Sockets(
             settings=settings,
             answers=self._answers,

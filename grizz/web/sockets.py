@@ -18,6 +18,7 @@ from grizz.errors import Code, RequestError
 from grizz.tasks import OnError, TaskOwner
 from grizz.telemetry.metrics import CLOSE_CODES, Metrics
 from grizz.web.auth import Door, Identity
+from grizz.web.auth.credentials import protocols
 from grizz.web.errors import REQUEST_ID, Answers
 from grizz.web.limits import Limits, Place
 from grizz.web.socket import Socket
@@ -151,7 +152,7 @@ class Sockets:
             ws,
             name=request[REQUEST_ID],
             identity=identity,
-            extended=introduced or "grizz" in request.headers.get("Sec-WebSocket-Protocol", ""),
+            extended=introduced or "grizz" in protocols(request),
             engine=self._engine,
             limits=self._limits,
             settings=self._settings,

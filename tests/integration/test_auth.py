@@ -133,6 +133,18 @@ async def test_a_token_among_the_subprotocols_is_taken_and_never_echoed(
         await Player.connect(http, closed.ws_url, protocols=("responses", "openai-insecure-api-key.wrong"))
 
 
+async def test_a_key_among_the_subprotocols_does_not_make_a_stock_client_one_that_knows_our_events(
+    closed: Grizz, http: aiohttp.ClientSession
+) -> None:
+    assert ALICE.startswith("grizz-")
+    mine = ("responses", f"openai-insecure-api-key.{ALICE}")
+    first = await Player.connect(http, closed.ws_url, protocols=mine)
+    response_id = (await first.ask("[[echo:hi]]"))[0]["response"]["id"]
+    for protocols, sent in ((mine, "response.created"), (("grizz", *mine), "grizz:attached")):
+        player = await Player.connect(http, f"{closed.ws_url}?response_id={response_id}", protocols=protocols)
+        assert (await player.next())["type"] == sent
+
+
 async def test_a_refused_handshake_has_a_body_that_says_why(closed: Grizz, http: aiohttp.ClientSession) -> None:
     upgrade = {"Upgrade": "websocket", "Connection": "Upgrade", "Sec-WebSocket-Version": "13"}
     async with http.get(f"{closed.url}/v1/responses", headers={**upgrade, "Sec-WebSocket-Key": "eA=="}) as answer:

@@ -16,6 +16,8 @@ import pytest
 import trustme
 
 from grizz.config import LimitSettings, ServerSettings, Settings, WorkerSettings, change
+from grizz.core.api_keys import hash_of, new_key
+from tests.accounts import bearer
 from tests.conftest import ROOT, Process
 from tests.player import Player
 
@@ -50,6 +52,29 @@ async def test_sighup_takes_over_limits_and_names_what_needs_a_restart(
     assert "limits.requests_per_minute" in await line_with(process, "settings reloaded")
     assert "workers.concurrency" in await line_with(process, "need a restart")
     assert [await status_of_a_request(http, process) for _ in range(2)] == [200, 429]
+
+
+async def test_a_key_is_rotated_at_sighup_and_whoever_came_by_the_old_one_is_sent_away(
+    start_process, http: aiohttp.ClientSession, tmp_path: Path
+) -> None:
+    old, new = new_key(), new_key()
+    file = tmp_path / "config.toml"
+
+    def write(*keys: str) -> None:
+        hashes = ", ".join(f'"{hash_of(key)}"' for key in keys)
+        file.write_text(f"[demo]\nenabled = true\n[keys.alice]\nhashes = [{hashes}]\n")
+
+    write(old)
+    process = start_process("--config", str(file))
+    for keys, counts in (([old, new], {old: 200, new: 200}), ([new], {old: 401, new: 200})):
+        player = await Player.connect(http, f"{process.url}/v1/responses", headers=bearer(old))
+        write(*keys)
+        process.popen.send_signal(signal.SIGHUP)
+        assert "keys.alice" in await line_with(process, "settings reloaded")
+        for key, status in counts.items():
+            async with http.get(f"{process.url}/v1/models", headers=bearer(key)) as answer:
+                assert answer.status == status
+    assert await player.closed() == 1008
 
 
 async def test_bad_settings_at_sighup_change_nothing_and_are_said(

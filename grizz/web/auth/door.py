@@ -15,6 +15,7 @@ import secrets
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 from aiohttp import web
 
@@ -39,6 +40,9 @@ _OWNER_FORM = re.compile(r"[A-Za-z0-9_\-]{43}\Z")
 _OWNER_AGE_S = 400 * 86_400  # what browsers cap it at
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 _PUBLIC = re.compile(r"/(?:|favicon\.ico|pages/[^/]+|livez|healthz|readyz|v1/session)\Z")
+
+# What a page may do: anything, as there are no accounts; act for who is signed in; act anonymously; nothing.
+Access = Literal["open", "session", "guest", "needed"]
 
 _IDENTITY = web.RequestKey("identity", Identity)
 
@@ -211,6 +215,21 @@ class Door:
         return (
             not rules.anonymous and is_upgrade(request) and presented(request) is None and "grizz" in protocols(request)
         )
+
+    async def access(self, request: web.Request) -> tuple[Access, bool]:
+        """What a page has to know about its visitor, and whether the session it shows is over.
+
+        Never refuses, and a stranger here is nothing for the log.
+        """
+        rules, credential = self._rules, presented(request)
+        try:
+            await self._identify(request, credential)
+        except RequestError as error:
+            over = error.status == 401 and credential is not None and credential.source == "cookie"
+            return ("guest" if over and rules.anonymous else "needed"), over
+        if not rules.accounts:
+            return "open", False
+        return ("session" if credential else "guest"), False
 
     def still_valid(self, identity: Identity) -> bool:
         """Whether who came in earlier would still be let in as the same: keys go, tokens expire, rules change."""

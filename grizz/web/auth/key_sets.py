@@ -164,8 +164,8 @@ class UrlKeySet:
         loop = asyncio.get_running_loop()
         try:
             while True:
-                self._wanted.clear()
                 await self._fetch()
+                self._wanted.clear()  # who asked meanwhile has got what was just fetched
                 self._fetched_at = loop.time()
                 self._tried.set()
                 self._tried = asyncio.Event()

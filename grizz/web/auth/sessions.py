@@ -66,8 +66,7 @@ class Sessions:
         """`DELETE /v1/session`: whoever it is, and also when the key no longer counts."""
         self._door.check_origin(request)
         response = json_response({"object": "session", "deleted": True}, headers=_NO_STORE)
-        secure = self._door.is_secure(request)
-        response.del_cookie(SESSION_COOKIE, path="/", secure=secure, httponly=True, samesite="Strict")
+        end_session(response, secure=self._door.is_secure(request))
         return response
 
     async def ticket(self, request: web.Request) -> web.StreamResponse:
@@ -75,3 +74,8 @@ class Sessions:
         self._door.check_origin(request)
         ticket, lasts_s = self._door.issue_ticket(await self._door.identify(request))
         return json_response({"object": "ticket", "ticket": ticket, "expires_in": lasts_s}, headers=_NO_STORE)
+
+
+def end_session(response: web.StreamResponse, *, secure: bool) -> None:
+    """Make the browser forget its session."""
+    response.del_cookie(SESSION_COOKIE, path="/", secure=secure, httponly=True, samesite="Strict")

@@ -44,6 +44,8 @@ class Tokens:
         self._cache: OrderedDict[bytes, Identity] = OrderedDict()
         self._rules = "|".join((auth.jwt_issuer, auth.jwt_audience, auth.jwt_user_claim))
         self._secret: tuple[SigningKey, ...] = ()
+        self._seen: tuple[SigningKey, ...] | None = None  # those of the set that `_proofs` is of
+        self._proofs: frozenset[str] = frozenset()
         if auth.jwt_secret:
             secret = auth.jwt_secret.encode()
             if len(secret) < MIN_SECRET_BYTES:
@@ -71,10 +73,17 @@ class Tokens:
     def knows(self, identity: Identity) -> bool:
         """Whether a token that was verified earlier still counts: not expired, its signer still ours."""
         fresh = identity.expires_at is None or self._now() < identity.expires_at
-        return fresh and any(self._proof(key) == identity.proof for key in self._keys())
+        return fresh and identity.proof in self._signers()
 
     def _keys(self) -> tuple[SigningKey, ...]:
         return self._secret + (self._key_set.keys if self._key_set is not None else ())
+
+    def _signers(self) -> frozenset[str]:
+        """The proofs of all keys; asked for every connection every few seconds, so not made each time."""
+        keys = self._key_set.keys if self._key_set is not None else ()
+        if keys is not self._seen:
+            self._seen, self._proofs = keys, frozenset(map(self._proof, self._keys()))
+        return self._proofs
 
     def _proof(self, key: SigningKey) -> str:
         return f"jwt:{key.fingerprint}:{self._rules}"
@@ -151,7 +160,6 @@ def _reason(error: Exception) -> str:
         jwt.InvalidIssuerError: "another issuer",
         jwt.InvalidAudienceError: "made for another audience",
         jwt.ImmatureSignatureError: "not valid yet",
-        jwt.InvalidIssuedAtError: "issued in the future",
     }
     if isinstance(error, jwt.MissingRequiredClaimError):
         return f"it has no claim '{error.claim}'"

@@ -194,7 +194,7 @@ export class Grizz extends EventTarget {
     return (await this.#get("/v1/models")).data.map((model) => model.id);
   }
 
-  /** `{version, model, demo, upstream}` of the server. */
+  /** `{access, version, model, demo, upstream}` of the server; `access` alone if it wants to know who we are. */
   info() {
     return this.#get("/pages/info.json");
   }
