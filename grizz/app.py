@@ -18,10 +18,11 @@ from grizz import __version__
 from grizz.config import Settings
 from grizz.config.settings import UpstreamSettings
 from grizz.engine.engine import Engine
-from grizz.engine.fleet import Fleet, Member, Terms
+from grizz.engine.fleet import Fleet
 from grizz.engine.flusher import Flusher
 from grizz.engine.history import History
 from grizz.engine.ids import new_id
+from grizz.engine.member import Member, Terms
 from grizz.engine.models import Models
 from grizz.engine.replies import Replies
 from grizz.engine.worker import Pool, Rules

@@ -136,6 +136,7 @@ class UpstreamError(GrizzError):
         result: the class of failure for metrics (429, 400, 5xx, timeout, connect, truncated ...).
         retryable: whether another try may succeed; only used before the first delta.
         retry_after_s: what the upstream asked for, in seconds, or None.
+        upstream: its name, as on metrics; "" where it is not known, or when none was asked.
     """
 
     def __init__(
@@ -146,6 +147,7 @@ class UpstreamError(GrizzError):
         result: str,
         retryable: bool = False,
         retry_after_s: float | None = None,
+        upstream: str = "",
     ) -> None:
         super().__init__(message)
         self.code = code
@@ -153,3 +155,4 @@ class UpstreamError(GrizzError):
         self.result = result
         self.retryable = retryable
         self.retry_after_s = retry_after_s
+        self.upstream = upstream

@@ -10,14 +10,14 @@ import contextlib
 import logging
 import math
 import random
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from functools import partial
 
-from grizz.core.breaker import Breaker, Circuit
+from grizz.core.breaker import Circuit
+from grizz.engine.member import PAUSE_PATIENCE_S, Member
 from grizz.errors import Code, UpstreamError
 from grizz.telemetry.metrics import Metrics
-from grizz.upstream.base import Upstream
 
 log = logging.getLogger(__name__)
 
@@ -27,112 +27,10 @@ FAULTS = frozenset({"5xx", "connect", "timeout_first", "timeout_idle", "truncate
 ELSEWHERE = FAULTS | {"401", "403", "404", "429", "busy"}
 _KEY = ("401", "403")
 
-# How long a job waits when there is nobody else to ask: for a server that named a time, and for one that is sick.
-_PAUSE_PATIENCE_S = 30.0
-_REST_PATIENCE_S = 5.0
-# A server that asks for more is asked again after that: who sends an hour may mean a quota that was raised meanwhile.
-_LONGEST_PAUSE_S = 300.0
 _BACKOFF_S = 0.5
 _LONGEST_BACKOFF_S = 8.0
-_LOOK_AGAIN_S = 1.0
-_SETTLE_S = 60.0
-_WINDOW_S = 60.0
 _COMPLAIN_EVERY_S = 60.0
 _MOST_NAMES = 20
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Terms:
-    """What the operator says about one upstream.
-
-    Attributes:
-        priority: lower ones are asked first, equal ones take turns.
-        models: asked name → name there, of all the models it has; empty takes any.
-        max_retries: further tries of a job there, before the first delta.
-        first_token_timeout_s: seconds from the request to the first content.
-        max_tokens_field: see `chat.body`.
-        developer_role: see `chat.body`.
-        breaker_failures: failures in a row, within a minute, after which it rests.
-        breaker_first_s: its shortest rest, in seconds.
-        breaker_longest_s: its longest rest.
-        named: has it a name of its own, which clients may see? One alone may be called by its host.
-    """
-
-    priority: int = 1
-    models: Mapping[str, str] = field(default_factory=dict)
-    max_retries: int = 2
-    first_token_timeout_s: float = 60.0
-    max_tokens_field: str = "max_tokens"
-    developer_role: bool = False
-    breaker_failures: int = 5
-    breaker_first_s: float = 2.0
-    breaker_longest_s: float = 60.0
-    named: bool = False
-
-
-class Obstacle(NamedTuple):
-    """Why an upstream may not be asked now, for how many seconds, and how long a job waits for that at most."""
-
-    text: str
-    wait_s: float
-    patience_s: float
-
-
-class Member:
-    """One upstream and its health."""
-
-    def __init__(self, upstream: Upstream, terms: Terms) -> None:
-        self.upstream = upstream
-        self.terms = terms
-        self.taken = 0  # when it was last chosen: a count, not a time
-        self.paused_until = 0.0
-        self.complained_at = -math.inf
-        self.breaker = Breaker(
-            threshold=terms.breaker_failures,
-            first_s=terms.breaker_first_s,
-            longest_s=max(terms.breaker_first_s, terms.breaker_longest_s),
-            settle_s=_SETTLE_S,
-            window_s=_WINDOW_S,
-            jitter=random.random,
-        )
-
-    def __repr__(self) -> str:
-        return f"<Member {self.name}: {self.breaker!r}>"
-
-    @property
-    def name(self) -> str:
-        """Label value on metrics."""
-        return self.upstream.name
-
-    def has(self, model: str) -> bool:
-        """May it be asked for this model?"""
-        return not self.terms.models or model in self.terms.models
-
-    def sent(self, model: str) -> str:
-        """What that model is called there."""
-        return self.terms.models.get(model, model)
-
-    def obstacle(self, now: float) -> Obstacle | None:
-        """Why it may not be asked now, or None."""
-        pause_s, rest_s = self.paused_until - now, self.breaker.wait_s(now)
-        if pause_s > 0 and pause_s >= rest_s:
-            return Obstacle(f"asked for a pause of {math.ceil(pause_s)} s", pause_s, _PAUSE_PATIENCE_S)
-        count = self.breaker.failures
-        failures = f"after {count} failure{'s' if count > 1 else ''}"
-        if rest_s > 0:
-            return Obstacle(f"rests for {math.ceil(rest_s)} s {failures}", rest_s, _REST_PATIENCE_S)
-        if self.breaker.state is Circuit.HALF_OPEN:
-            return Obstacle(f"is being tried again {failures}", _LOOK_AGAIN_S, _REST_PATIENCE_S)
-        return None
-
-    def named(self, error: UpstreamError) -> UpstreamError:
-        """The error as a client may see it: it names the upstream, and neither its address nor its key."""
-        text = self.upstream.discreet(error.message)
-        if self.terms.named and text.startswith("the upstream"):
-            text = f"upstream '{self.name}'{text.removeprefix('the upstream')}"
-        return UpstreamError(
-            error.code, text, result=error.result, retryable=error.retryable, retry_after_s=error.retry_after_s
-        )
 
 
 @dataclass(slots=True)
@@ -186,6 +84,9 @@ class Fleet:
         self._metrics = metrics
         self._taken = 0
         self._change = asyncio.Event()
+        for member in self.members:
+            metrics.on_scrape(metrics.upstream_open.labels(member.name), partial(getattr, member.upstream, "busy"))
+            metrics.on_scrape(metrics.upstream_pause.labels(member.name), partial(_pause_left_s, member))
 
     def __repr__(self) -> str:
         return f"<Fleet of {len(self.members)}: {', '.join(map(repr, self.members))}>"
@@ -267,9 +168,9 @@ class Fleet:
         if (error := ask.error) is not None:
             others = [f"{m.name} {why.text}" for m, why in hindered if m.name not in ask.tries]
             text = f"{error.message} ({', '.join(others)})" if others else error.message
-            return UpstreamError(error.code, text, result=error.result)
+            return UpstreamError(error.code, text, result=error.result, upstream=error.upstream)
         states = [f"{member.name if member.terms.named else 'it'} {why.text}" for member, why in hindered]
-        paused = all(why.patience_s == _PAUSE_PATIENCE_S for _, why in hindered)
+        paused = all(why.patience_s == PAUSE_PATIENCE_S for _, why in hindered)
         return UpstreamError(
             Code.RATE_LIMIT if paused else Code.SERVER_ERROR,
             f"no model server is available: {', '.join(states)}",
@@ -307,7 +208,7 @@ class Fleet:
         member, now = trial.member, _now()
         self._count(trial, error.result)
         if error.retry_after_s and error.retryable:
-            member.paused_until = max(member.paused_until, now + min(error.retry_after_s, _LONGEST_PAUSE_S))
+            member.pause(error.retry_after_s, now)
         if error.result in FAULTS:
             with self._watching(member):
                 member.breaker.failed(now, trial.era)
@@ -356,6 +257,10 @@ class Fleet:
 def _order(ask: Ask, member: Member) -> tuple[int, bool, int, int]:
     """Whom this job has tried least, then who has a place, then the operator's order, then by turns."""
     return ask.tries.get(member.name, 0), member.upstream.full, member.terms.priority, member.taken
+
+
+def _pause_left_s(member: Member) -> float:
+    return max(0.0, member.paused_until - _now())
 
 
 def _deepest(error: BaseException) -> str:

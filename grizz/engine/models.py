@@ -7,7 +7,7 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
-from grizz.engine.fleet import Member
+from grizz.engine.member import Member
 from grizz.errors import UpstreamError
 
 log = logging.getLogger(__name__)

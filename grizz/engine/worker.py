@@ -251,6 +251,7 @@ class Run:
         except UpstreamError as error:
             # Not the message: a model API may quote the prompt in it, and prompts are never logged.
             extra = {"response": self.delivery.job.id, "result": error.result, "code": str(error.code)}
+            extra["upstream"] = error.upstream
             log.warning("upstream failed", extra=extra)
             return ("timeout" if error.result.startswith("timeout") else "error"), failed(error.code, error.message)
         except asyncio.CancelledError:

@@ -217,6 +217,8 @@ class Metrics:
         self.upstream_failovers = self._counter(
             "grizz_upstream_failovers_total", "Tries that failed there and went on at another upstream.", upstream=names
         )
+        self.upstream_open = self._gauge("grizz_upstream_requests_open", "Requests being answered.", ("upstream",))
+        self.upstream_pause = self._gauge("grizz_upstream_pause_seconds", "What is left of its pause.", ("upstream",))
         self._breaker_state = self._gauge(
             "grizz_breaker_state", "1 for the state an upstream's breaker is in.", ("upstream", "state")
         )

@@ -184,6 +184,8 @@ async def test_an_upstream_that_asks_for_a_pause_gets_it_from_all_jobs() -> None
         for one in (player, other, player):
             assert text_of(await one.ask("[[echo:y]]")) == "y"
         assert grizz.asked() == {"main": 1, "backup": 4}
+        assert 10 < await grizz.metric("grizz_upstream_pause_seconds", upstream="main") <= 20
+        assert await grizz.metric("grizz_upstream_pause_seconds", upstream="backup") == 0
         assert await grizz.breaker("main") == "closed"
 
 
@@ -249,6 +251,7 @@ async def test_an_upstream_with_all_its_connections_in_use_is_passed_over() -> N
         await player.until("response.output_text.delta")
         assert text_of(await other.ask("[[echo:x]]")) == "x"
         assert grizz.asked() == {"main": 1, "backup": 1}
+        assert await grizz.metric("grizz_upstream_requests_open", upstream="main") == 1
 
 
 async def test_without_another_upstream_a_place_is_waited_for_and_then_the_reason_told() -> None:
