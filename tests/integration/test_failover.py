@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import random
+from collections.abc import Awaitable, Callable
+
 import pytest
 
 from tests import grammar
-from tests.player import numbers, text_of
+from tests.player import Player, numbers, text_of
+from tests.raw_upstream import HEADERS, ROLE, Call, raw_upstream
 from tests.several import dead_url, running
 
 MAIN, BACKUP = {"priority": 1}, {"priority": 2}
@@ -149,3 +154,55 @@ async def test_the_demo_model_answers_alone_when_it_is_enabled() -> None:
         player = await grizz.player()
         assert text_of(await player.ask("[[echo:demo]]")) == "demo"
         assert await grizz.metric("grizz_upstream_requests_total", upstream="demo", result="2xx") == 1
+
+
+def flaky(seed: int) -> Callable[[Call], Awaitable[None]]:
+    """A server that fails in a new way each time, never after the first word, and now and then answers."""
+    dice = random.Random(seed)
+
+    async def behave(call: Call) -> None:
+        match dice.randrange(7):
+            case 0:
+                await call.status("500 Oh", b'{"error":{"message":"oh"}}')
+            case 1:
+                await call.status("429 Too Many", b"{}", "Retry-After-Ms: 50")
+            case 2:
+                call.hang_up()
+            case 3:
+                await call.raw(HEADERS)
+                await call.part(ROLE + b"data: {not json\n\n")
+                call.hang_up()
+            case 4:
+                await call.raw(HEADERS)
+                await call.part(ROLE)
+                call.hang_up()
+            case 5:
+                await call.status("404 Not Found", b'{"error":{"message":"no such model"}}')
+            case _:
+                await call.answer("right")
+
+    return behave
+
+
+async def test_with_one_healthy_upstream_no_job_fails_however_the_others_behave() -> None:
+    async with raw_upstream(flaky(1)) as (first, one), raw_upstream(flaky(2)) as (second, two):
+        sick = {"breaker_failures": 2, "breaker_first_s": 0.1, "breaker_longest_s": 0.2}
+        upstreams = {"a": {"base_url": one, **sick}, "b": {"base_url": two, **sick}, "c": BACKUP}
+        async with running(upstreams) as grizz:
+            players = [await grizz.player() for _ in range(10)]
+
+            async def talk(player: Player) -> None:
+                for _ in range(12):
+                    events = await player.ask("[[echo:right]]")
+                    grammar.check(events)
+                    assert text_of(events) == "right"
+                    assert types_of(events).count("response.created") == 1
+                    assert events[-1]["type"] == "response.completed"
+
+            async with asyncio.TaskGroup() as group:
+                for player in players:
+                    group.create_task(talk(player))
+            assert first.requests > 10
+            assert second.requests > 10
+            assert await grizz.metric("grizz_breaker_transitions_total", upstream="a", to="half_open") > 0
+            assert await grizz.metric("grizz_unhandled_errors_total", where="worker") == 0
