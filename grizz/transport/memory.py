@@ -120,6 +120,10 @@ class MemoryTransport:
         """See `Transport.depth`."""
         return Depth(self._ledger.queued, self._ledger.leased, self._ledger.oldest_accepted_at())
 
+    def position(self, job_id: str) -> int | None:
+        """See `Transport.position`."""
+        return self._ledger.position(job_id)
+
     @property
     def trouble(self) -> str:
         """See `Transport.trouble`: memory has none."""
