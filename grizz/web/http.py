@@ -72,10 +72,10 @@ class Api:
         async def serve(request: web.Request) -> web.StreamResponse:
             if request.method != "GET":
                 self._door.check_origin(request)
-            with self._limits.connection(self._door.address_of(request)):
+            with self._limits.connection(self._door.address_of(request)) as place:
                 identity = await self._door.identify(request)
-                with self._limits.connection_of(identity):
-                    return await handler(request, identity)
+                self._limits.belongs_to(place, identity)
+                return await handler(request, identity)
 
         return serve
 

@@ -42,10 +42,12 @@ class Lanes:
         max_bytes: what waiting creates may hold together.
     """
 
+    __slots__ = ("_lanes", "_limits", "_max_bytes", "_waiting", "_waiting_bytes")
+
     def __init__(self, limits: LimitSettings, max_bytes: int) -> None:
         self._limits = limits
         self._max_bytes = max_bytes
-        self._lanes: dict[str | None, Lane] = {None: Lane(None)}
+        self._lanes: dict[str | None, Lane] = {}
         self._waiting = 0
         self._waiting_bytes = 0
 
@@ -61,7 +63,8 @@ class Lanes:
         lane = self._lanes.get(name)
         if lane is None:
             limit = self._limits.lanes_per_connection
-            if len(self._lanes) > limit:
+            named = len(self._lanes) - (None in self._lanes)
+            if name is not None and named >= limit:
                 text = f"This connection has {limit} named lanes, which is the limit; reuse one."
                 raise RequestError(400, Code.STREAM_LIMIT, text, param="stream_id")
             lane = self._lanes[name] = Lane(name)

@@ -9,8 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from grizz.config import KeySettings, LimitSettings, is_loopback
@@ -25,6 +24,40 @@ from grizz.web.auth import LOCAL, Identity
 # What a token is taken to be until the model has counted: four bytes, as for English.
 _BYTES_A_TOKEN = 4
 _CONNECT_RETRY_S = 10.0
+
+
+# Scopes of connections beside users, keys and addresses.
+ALL, LOOPBACK, STRANGERS = "all", "this machine", "strangers"
+
+
+class Place:
+    """The place of one connection in the counts; taken at once, given back once."""
+
+    __slots__ = ("_counts", "_scopes")
+
+    def __init__(self, counts: Counter[str], *scopes: str) -> None:
+        self._counts = counts
+        self._scopes = scopes
+        counts.update(scopes)
+
+    def __enter__(self) -> Place:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.give_back()
+
+    def give_back(self) -> None:
+        """The connection is over."""
+        for scope in self._scopes:
+            _less(self._counts, scope)
+
+    def add(self, scope: str) -> None:
+        """Count it in one scope more; with its user's it is no stranger any longer."""
+        if STRANGERS in self._scopes:
+            self._scopes = tuple(known for known in self._scopes if known != STRANGERS)
+            _less(self._counts, STRANGERS)
+        self._scopes = (*self._scopes, scope)
+        self._counts[scope] += 1
 
 
 class Admission:
@@ -69,10 +102,7 @@ class Limits:
     ) -> None:
         self._max_queued = max_queued
         self._now = now
-        self._open = 0
-        self._unknown = 0
         self._connections: Counter[str] = Counter()
-        self._addresses: Counter[str] = Counter()
         self._running: Counter[str] = Counter()
         self._buckets = Buckets()
         self.reload(settings, keys)
@@ -84,51 +114,47 @@ class Limits:
 
     # Connections
 
-    @contextmanager
-    def connection(self, address: str) -> Iterator[None]:
-        """Holds the place of one connection, or of one HTTP request that is being answered.
+    def connection(self, address: str) -> Place:
+        """Take the place of one connection, or of one HTTP request that is being answered.
 
         Raises:
             RequestError: 429 (the address has too many) or 503 (the server has).
         """
-        limits = self._settings
-        if self._open >= limits.connections:
-            text = f"The server has {self._open} connections open, which is its limit."
+        open_, most = self._connections[ALL], self._settings.connections
+        if open_ >= most:
+            text = f"The server has {open_} connections open, which is its limit."
             raise RequestError(503, Code.TOO_MANY_CONNECTIONS, text, retry_after_s=_CONNECT_RETRY_S)
-        limit = 0 if is_loopback(address) else limits.connections_per_address
-        with _counted(self._addresses, address, limit, "Your address has"):
-            self._open += 1
-            try:
-                yield
-            finally:
-                self._open -= 1
+        address = f"address {address}" if not is_loopback(address) else LOOPBACK
+        limit = 0 if address == LOOPBACK else self._settings.connections_per_address
+        self._check_connections(address, limit, "Your address has")
+        return Place(self._connections, ALL, address)
 
-    @contextmanager
-    def connection_of(self, identity: Identity) -> Iterator[None]:
-        """Holds the same place for its user.
+    def belongs_to(self, place: Place, identity: Identity) -> None:
+        """It is known whose connection this is: from now on it is counted for that user, too.
 
         Raises:
             RequestError: 429, the user or the API key has too many.
         """
         scope, limit = self._scope(identity, "connections", self._settings.connections_per_user)
-        with _counted(self._connections, scope, limit, "You have"):
-            yield
+        self._check_connections(scope, limit, "You have")
+        place.add(scope)
 
-    @contextmanager
-    def unknown(self) -> Iterator[None]:
-        """Holds the place of a WebSocket that has not said yet who it is.
+    def stranger(self, place: Place) -> None:
+        """It is not known yet whose WebSocket this is; until `belongs_to` says so.
 
         Raises:
             RequestError: 503, too many of them.
         """
-        if self._unknown >= self._settings.connections_unknown:
-            text = f"{self._unknown} connections have not said who they are, which is the limit; send a credential."
+        strangers, most = self._connections[STRANGERS], self._settings.connections_unknown
+        if strangers >= most:
+            text = f"{strangers} connections have not said who they are, which is the limit; send a credential."
             raise RequestError(503, Code.TOO_MANY_CONNECTIONS, text, retry_after_s=_CONNECT_RETRY_S)
-        self._unknown += 1
-        try:
-            yield
-        finally:
-            self._unknown -= 1
+        place.add(STRANGERS)
+
+    def _check_connections(self, scope: str, limit: int, whose: str) -> None:
+        if limit and self._connections[scope] >= limit:
+            text = f"{whose} {self._connections[scope]} connections open, which is the limit."
+            raise RequestError(429, Code.TOO_MANY_CONNECTIONS, text, retry_after_s=_CONNECT_RETRY_S)
 
     # Responses
 
@@ -216,18 +242,6 @@ async def submit(
     except BaseException:
         admission.refused()
         raise
-
-
-@contextmanager
-def _counted(counter: Counter[str], key: str, limit: int, whose: str) -> Iterator[None]:
-    if limit and counter[key] >= limit:
-        text = f"{whose} {counter[key]} connections open, which is the limit."
-        raise RequestError(429, Code.TOO_MANY_CONNECTIONS, text, retry_after_s=_CONNECT_RETRY_S)
-    counter[key] += 1
-    try:
-        yield
-    finally:
-        _less(counter, key)
 
 
 def _less(counter: Counter[str], key: str) -> None:

@@ -36,6 +36,7 @@ class Connection:
     """One client's socket, from the upgrade to the close.
 
     Attributes:
+        name: it in the log.
         identity: whose connection it is.
         opened_at: when it was opened, in seconds of the loop's clock.
         leaving: the close code with which the server sends it away; 0 while it does not.
@@ -60,6 +61,7 @@ class Connection:
         "closes_at",
         "identity",
         "leaving",
+        "name",
         "opened_at",
         "refused",
         "retired",
@@ -69,6 +71,7 @@ class Connection:
         self,
         ws: Socket,
         *,
+        name: str,
         identity: Identity,
         extended: bool,
         engine: Engine,
@@ -79,6 +82,7 @@ class Connection:
         tasks: TaskOwner,
         default_model: Callable[[], Awaitable[str]],
     ) -> None:
+        self.name = name
         self.identity = identity
         self.leaving = 0
         self.retired = False
@@ -128,6 +132,14 @@ class Connection:
                     lane.cursor.close()
             await self._tasks.close(within_s=1.0)
             self._engine.history.close(self._scope)
+
+    def ended(self) -> tuple[int, str]:
+        """Cut what may be left of it, and say with which code it closed, and by whom; after `run`."""
+        self._guard.release()
+        self._guard.abort()  # a sender may still be blocked in drain, until the kernel gives up after minutes
+        code = self.refused or self.leaving or self._ws.close_code or WSCloseCode.ABNORMAL_CLOSURE
+        by_us = self.refused or self.leaving
+        return code, "server" if by_us else "network" if code == WSCloseCode.ABNORMAL_CLOSURE else "client"
 
     async def leave(self, code: int, within_s: float) -> None:
         """Send what is there to send, at most `within_s` seconds, then close."""

@@ -76,7 +76,7 @@ async def test_a_dropped_connection_is_shown_and_the_answer_resumes_in_the_middl
         "new MutationObserver((_, watching) => { document.documentElement.dataset.wasDown = 1; watching.disconnect() })"
         ".observe(document.querySelector('#connection'), {attributes: true})"
     )
-    for connection in list(grizz.app.server._connections):
+    for connection in list(grizz.app.server._sockets._open):
         connection._guard.abort()
     await page.wait_for_selector("html[data-was-down]")
     await page.wait_for_selector(f"{ANSWER}[data-status=completed]")

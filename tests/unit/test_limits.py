@@ -138,12 +138,19 @@ def test_addresses_are_limited_but_not_this_machine() -> None:
         pass
 
 
-def test_strangers_are_limited_together() -> None:
-    limit = limits(Clock(), connections_unknown=1)
-    with limit.unknown(), pytest.raises(RequestError, match="have not said who they are"), limit.unknown():
-        pass
-    with limit.unknown():
-        pass
+def test_strangers_are_limited_together_until_they_have_said_who_they_are() -> None:
+    limit = limits(Clock(), connections_unknown=1, connections_per_user=1)
+    with limit.connection("127.0.0.1") as one, limit.connection("127.0.0.1") as two:
+        limit.stranger(one)
+        with pytest.raises(RequestError, match="have not said who they are"):
+            limit.stranger(two)
+        limit.belongs_to(one, ANN)
+        limit.stranger(two)
+        with pytest.raises(RequestError, match="You have 1"):
+            limit.belongs_to(two, ANN)
+    with limit.connection("127.0.0.1") as three:
+        limit.stranger(three)
+        limit.belongs_to(three, ANN)
 
 
 @given(st.lists(st.tuples(st.floats(0, 30), st.floats(0.5, 50)), min_size=1, max_size=60), st.integers(1, 100))
