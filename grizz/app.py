@@ -10,15 +10,18 @@ import secrets
 import signal
 import sys
 from collections.abc import Callable, Coroutine
+from dataclasses import replace
 from typing import Any
 from urllib.parse import urlsplit
 
 from grizz import __version__
-from grizz.config import Settings, change
+from grizz.config import Settings, UpstreamSettings, change
 from grizz.engine.engine import Engine
+from grizz.engine.fleet import Fleet
 from grizz.engine.flusher import Flusher
 from grizz.engine.history import History
 from grizz.engine.ids import new_id
+from grizz.engine.member import Member, Terms
 from grizz.engine.models import Models
 from grizz.engine.replies import Replies
 from grizz.engine.worker import Pool, Rules
@@ -124,15 +127,16 @@ class App:
         """
         settings = self._settings
         asyncio.get_running_loop().set_exception_handler(self._loop_error)
-        self.upstream = await self._open_upstream()
-        self.models = Models(self.upstream, self._default_model())
+        members = await self._open_upstreams()
+        self.models = Models(members, self._default_model())
         model = await self.models.default()
         self.metrics = Metrics(
             version=__version__,
             mode="redis" if settings.redis.url else "memory",
             models=[model] if model else [],
-            upstream=self.upstream.name,
+            upstreams=[member.name for member in members],
         )
+        self.fleet = Fleet(members, self.metrics)
         self.scaled = Scaled(settings, self.metrics, self._tasks) if settings.redis.url else None
         self.transport: Transport = self.scaled.transport if self.scaled else self._build_memory()
         self.pool = self._build_pool()
@@ -155,7 +159,7 @@ class App:
             tasks=self._tasks,
             on_error=self._unhandled,
             demo=self._demo is not None,
-            upstream=self.upstream.name,
+            upstream=", ".join(member.name for member in members),
             tls=tls_context(settings.server),
         )
         self.model_name = model
@@ -213,33 +217,58 @@ class App:
         for end in reversed(self._ends):
             await end()
 
-    async def _open_upstream(self) -> OpenAIUpstream:
-        settings = self._settings.upstream
-        base_url, api_key, name = settings.base_url or OPENAI_URL, settings.api_key or "none", ""
-        if self._settings.uses_demo:
-            self._demo = DemoServer(tokens_per_second=self._settings.demo.tokens_per_second)
+    async def _open_upstreams(self) -> list[Member]:
+        """The demo model alone, the named upstreams, or the one of [upstream]; the best first."""
+        settings = self._settings
+        if settings.uses_demo:
+            self._demo = DemoServer(tokens_per_second=settings.demo.tokens_per_second)
             await self._demo.start()
             self._ends.append(self._demo.stop)
-            base_url, api_key, name = self._demo.url, "demo", "demo"
             log.warning(
                 "answers come from the built-in demo model; set OPENAI_API_KEY or OPENAI_BASE_URL to talk to a real one"
             )
+            demo = replace(settings.upstream, base_url=self._demo.url, api_key="demo")
+            return [self._open_upstream("demo", demo, named=False)]
+        if not settings.upstreams:
+            alone = settings.upstream
+            host = urlsplit(alone.base_url or OPENAI_URL).hostname
+            return [self._open_upstream(host or "upstream", alone, named=False)]
+        by_priority = sorted(settings.upstreams.items(), key=lambda item: item[1].priority)
+        return [self._open_upstream(name, one, named=True) for name, one in by_priority]
+
+    def _open_upstream(self, name: str, settings: UpstreamSettings, *, named: bool) -> Member:
         upstream = OpenAIUpstream(
-            name=name or urlsplit(base_url).hostname or "upstream",
-            base_url=base_url,
-            api_key=api_key,
+            name=name,
+            base_url=settings.base_url or OPENAI_URL,
+            api_key=settings.api_key or "none",
             connect_timeout_s=settings.connect_timeout_s,
             idle_timeout_s=settings.idle_timeout_s,
+            max_connections=settings.max_connections,
         )
         self._ends.append(upstream.close)
-        return upstream
+        terms = Terms(
+            priority=settings.priority,
+            models=dict(
+                (asked, there or asked) for asked, _, there in (item.partition("=") for item in settings.models)
+            ),
+            max_retries=settings.max_retries,
+            first_token_timeout_s=settings.first_token_timeout_s,
+            max_tokens_field=settings.max_tokens_field,
+            developer_role=settings.developer_role,
+            breaker_failures=settings.breaker_failures,
+            breaker_first_s=settings.breaker_first_s,
+            breaker_longest_s=settings.breaker_longest_s,
+            named=named,
+        )
+        return Member(upstream, terms)
 
     def _default_model(self) -> str:
         """The configured model; else one that is known to be there; else "", and the upstream's first is taken."""
         settings = self._settings
         if settings.uses_demo:
             return DEMO_MODEL
-        return settings.upstream.model or ("" if settings.upstream.base_url else OPENAI_MODEL)
+        asks_openai = not (settings.upstreams or settings.upstream.base_url)
+        return settings.upstream.model or (OPENAI_MODEL if asks_openai else "")
 
     def _build_memory(self) -> MemoryTransport:
         settings = self._settings
@@ -258,14 +287,11 @@ class App:
             concurrency=settings.workers.concurrency,
             job_timeout_s=settings.workers.job_timeout_s,
             lease_s=settings.workers.lease_s,
-            max_retries=settings.upstream.max_retries,
             max_reply_bytes=settings.replies.max_reply_bytes,
-            max_tokens_field=settings.upstream.max_tokens_field,
-            developer_role=settings.upstream.developer_role,
         )
         return Pool(
             transport=self.transport,
-            upstream=self.upstream,
+            fleet=self.fleet,
             rules=rules,
             flusher=Flusher(settings.replies.flush_ms / 1000),
             metrics=self.metrics,

@@ -144,6 +144,7 @@ class UpstreamError(GrizzError):
         result: the class of failure for metrics (429, 400, 5xx, timeout, connect, truncated ...).
         retryable: whether another try may succeed; only used before the first delta.
         retry_after_s: what the upstream asked for, in seconds, or None.
+        upstream: its name, as on metrics; "" where it is not known, or when none was asked.
     """
 
     def __init__(
@@ -154,6 +155,7 @@ class UpstreamError(GrizzError):
         result: str,
         retryable: bool = False,
         retry_after_s: float | None = None,
+        upstream: str = "",
     ) -> None:
         super().__init__(message)
         self.code = code
@@ -161,3 +163,4 @@ class UpstreamError(GrizzError):
         self.result = result
         self.retryable = retryable
         self.retry_after_s = retry_after_s
+        self.upstream = upstream

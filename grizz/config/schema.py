@@ -24,6 +24,8 @@ _SCALES: dict[str, dict[str, float]] = {
     "bytes": {"b": 1, "kib": KIB, "mib": MIB, "gib": GIB, "max": 1024 * GIB},
 }
 _NUMBER = re.compile(r"([+-]?\d+(?:\.\d+)?(?:e[+-]?\d+)?)\s*(ms|s|m|h|d|b|kib|mib|gib|)", re.ASCII | re.IGNORECASE)
+# Controls, what ends a line somewhere, and halves of characters, which is how bytes that are no UTF-8 come in.
+_UNSHOWN = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _BOOLS = dict.fromkeys(("true", "1", "yes", "on"), True) | dict.fromkeys(("false", "0", "no", "off"), False)
 
 
@@ -47,7 +49,7 @@ def _is_address(text: str) -> bool:
     return bool(re.fullmatch(r"[\w.-]+", text) or ipaddress.ip_address(text))
 
 
-TEXT = Form("a text", lambda text: True)
+TEXT = Form("a line of text", lambda text: True)
 ADDRESS = Form("an address or name without port, like 127.0.0.1, or 0.0.0.0 for all", _is_address)
 ORIGIN = Form("origins like https://chat.example.com", re.compile(r"[a-z][a-z0-9+.-]*://[^\s/?#@*]+").fullmatch)
 HOST = Form("names like chat.example.com, no port", re.compile(r"[\w.-]+|\[[0-9a-fA-F:.]+\]").fullmatch)
@@ -140,6 +142,8 @@ class Setting:
         if not isinstance(raw, str):
             raise ValueError("not a text")
         text = raw.strip()
+        if _UNSHOWN.search(text):
+            raise ValueError("not such a text")
         # Empty means "none" where that is the default, and is a mistake elsewhere.
         fits = text in self.choices if self.choices else bool(self.form.matches(text)) if text else not self.default
         if not fits:
@@ -196,6 +200,11 @@ def _parse_bool(raw: object) -> bool:
 def setting(default: T, help: str, **details: Any) -> T:
     """Declare one setting of a section; `details` are the other fields of `Setting`."""
     return field(default=default, repr="secret" not in details, metadata={"help": help, **details})
+
+
+def one_line(text: str) -> str:
+    """`text` with escapes for what would end the line, or cannot be printed."""
+    return _UNSHOWN.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def redact_url(url: str) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from grizz.config import tables
-from grizz.config.schema import NAME, Setting, redact_url
+from grizz.config.schema import NAME, Setting, one_line, redact_url
 from grizz.config.settings import SECTIONS, SETTINGS, TABLES, Settings, entry
 from grizz.errors import ConfigError
 
@@ -86,7 +86,7 @@ def load(flags: Mapping[str, object], environ: Mapping[str, str], file: Path | N
         if bad.isdisjoint(keys):
             problems.append(_bad(sources[keys[0]], known[keys[0]], values[keys[0]], why))
     if problems:
-        raise ConfigError("\n".join(problems))
+        raise ConfigError("\n".join(map(one_line, problems)))
     return Loaded(settings=_build(values), sources=sources, known=known, values=values)
 
 
@@ -161,7 +161,14 @@ def _build(values: Mapping[str, Any]) -> Settings:
 
 
 def _bad(origin: str, item: Setting, raw: object, why: str) -> str:
-    return f"{origin}: {item.key} = {item.render(raw)}: {why}"
+    return f"{origin}: {item.key} = {item.render(_redacted(raw))}: {why}"
+
+
+def _redacted(raw: object) -> object:
+    """Without passwords: a URL that holds one may have been given to the wrong setting."""
+    if isinstance(raw, list):
+        return [_redacted(part) for part in raw]
+    return redact_url(raw) if isinstance(raw, str) else raw
 
 
 def _suggest(name: str, known: Collection[str], prefix: str = "") -> str:
@@ -285,14 +292,19 @@ def _read_secret(origin: str, item: Setting, path: Path, problems: list[str]) ->
     try:
         text = path.read_text(encoding="utf-8").strip()
     except OSError as error:
-        problems.append(f"{origin}: {item.key}: {str(path)!r} cannot be read: {error.strerror}")
+        problems.append(f"{origin}: {item.key}: {_shown(path)} cannot be read: {error.strerror}")
         return {}
-    except UnicodeDecodeError:
-        problems.append(f"{origin}: {item.key}: {str(path)!r} is not text")
+    except ValueError:
+        problems.append(f"{origin}: {item.key}: {_shown(path)} is not text")
         return {}
     if not text:
-        problems.append(f"{origin}: {item.key}: {str(path)!r} is empty")
+        problems.append(f"{origin}: {item.key}: {_shown(path)} is empty")
     return {item.key: (origin, text)}
+
+
+def _shown(path: Path) -> str:
+    """What is surely a path. Else it may be the secret itself, in the variable that should name its file."""
+    return repr(str(path)) if path.is_absolute() and "@" not in str(path) else "the file it names"
 
 
 def _read_flags(flags: Mapping[str, object], problems: list[str]) -> Layer:

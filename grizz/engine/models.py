@@ -4,50 +4,87 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Sequence
 from typing import Any
 
+from grizz.engine.member import Member
 from grizz.errors import UpstreamError
-from grizz.upstream.base import Upstream
 
 log = logging.getLogger(__name__)
 
 _KEEP_S = 60.0
 _KEEP_FAILURE_S = 5.0
 
+Listed = list[dict[str, Any]]
+
 
 class Models:
-    """The upstream's models, asked at most once a minute.
+    """The models of all upstreams, each asked at most once a minute.
 
     Args:
-        default: the configured model, or "" to take the upstream's first.
+        members: the upstreams, best first.
+        default: the configured model, or "" to take the first one of the best upstream that says what it has.
     """
 
-    def __init__(self, upstream: Upstream, default: str) -> None:
-        self._upstream = upstream
+    def __init__(self, members: Sequence[Member], default: str) -> None:
+        self._lists = [_List(member) for member in members]
         self._default = default
-        self._listed: list[dict[str, Any]] = []
-        self._good_until = 0.0
-        self._asking = asyncio.Lock()
 
     async def default(self) -> str:
         """The model that answers when none is named; "" when there is none to be found."""
         if not self._default:
-            listed = await self.list()
-            self._default = listed[0]["id"] if listed else ""
+            for one in self._lists:
+                if listed := await one.get():
+                    self._default = listed[0]["id"]
+                    break
         return self._default
 
-    async def list(self) -> list[dict[str, Any]]:
-        """Every model; the default first, also when the upstream does not list it or does not answer."""
+    async def list(self) -> Listed:
+        """Every model under the name to ask for, of the best upstream that has it.
+
+        The default comes first, also when no upstream lists it or none answers.
+        """
+        found = {model["id"]: model for listed in reversed(await self._all()) for model in reversed(listed)}
+        models = list(reversed(found.values()))
+        default = [model for model in models if model["id"] == self._default]
+        if self._default and not default:
+            default = [_model(self._default, self._lists[0].owner)]
+        return default + [model for model in models if model["id"] != self._default]
+
+    async def _all(self) -> Sequence[Listed]:
+        """All lists, asked for at the same time: one upstream that hangs holds the others up no longer than itself."""
+        return await asyncio.gather(*(one.get() for one in self._lists))
+
+
+class _List:
+    """The models of one upstream. When it cannot be asked, what it said last stands."""
+
+    def __init__(self, member: Member) -> None:
+        self._member = member
+        self._listed: Listed = [_model(name, member.name) for name in member.terms.models]
+        self._fixed = bool(member.terms.models)  # the operator has said which; the API need not be asked
+        self._good_until = 0.0
+        self._asking = asyncio.Lock()
+
+    @property
+    def owner(self) -> str:
+        """Whose models they are."""
+        return self._member.name
+
+    async def get(self) -> Listed:
+        """The list, at most a minute old, or the last one known."""
         loop = asyncio.get_running_loop()
         async with self._asking:
-            if loop.time() >= self._good_until:
+            if not self._fixed and loop.time() >= self._good_until:
                 try:
-                    self._listed = await self._upstream.models()
+                    self._listed = await self._member.upstream.models()
                     self._good_until = loop.time() + _KEEP_S
                 except UpstreamError as error:
-                    log.warning("the upstream's models are unknown", extra={"err": error.message})
+                    extra = {"upstream": self._member.name, "err": error.message}
+                    log.warning("the models of an upstream are unknown", extra=extra)
                     self._good_until = loop.time() + _KEEP_FAILURE_S
-        default = [model for model in self._listed if model["id"] == self._default]
-        if self._default and not default:
-            default = [{"id": self._default, "object": "model", "created": 0, "owned_by": self._upstream.name}]
-        return default + [model for model in self._listed if model["id"] != self._default]
+        return self._listed
+
+
+def _model(name: str, owner: str) -> dict[str, Any]:
+    return {"id": name, "object": "model", "created": 0, "owned_by": owner}

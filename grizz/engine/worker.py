@@ -8,35 +8,28 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from grizz.core.job import Delivery
+from grizz.engine.fleet import Fleet
 from grizz.engine.flusher import Flusher
+from grizz.engine.tries import Tries
 from grizz.errors import Code, GrizzError, LeaseLost, TransportClosed, UpstreamError
-from grizz.protocol import chat, sse
 from grizz.protocol.compose import Composer
 from grizz.protocol.events import NewId
 from grizz.protocol.items import Item
-from grizz.protocol.reader import Reader
 from grizz.protocol.requests import Request
 from grizz.tasks import TaskOwner
 from grizz.telemetry.metrics import Gaps, Metrics
 from grizz.transport.base import Cause, Transport
-from grizz.upstream.base import Upstream
 
 log = logging.getLogger(__name__)
 
 # The outcome as metrics name it, and the keyword arguments of `Composer.finish`.
 Ending = tuple[str, dict[str, Any]]
-
-# After the finish reason only usage and [DONE] can follow; a server that sends neither must not hold the answer.
-_AFTER_FINISH_S = 1.0
-_MAX_RETRY_AFTER_S = 30.0
-_BACKOFF_S = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,19 +84,13 @@ class Rules:
         concurrency: jobs at a time; 0 runs none.
         job_timeout_s: seconds from a worker's start to the end of the answer.
         lease_s: seconds between two signs of life at most; renewed three times as often.
-        max_retries: further tries before the first delta.
         max_reply_bytes: an answer whose events hold more is ended.
-        max_tokens_field: see `chat.body`.
-        developer_role: see `chat.body`.
     """
 
     concurrency: int
     job_timeout_s: float
     lease_s: float
-    max_retries: int
     max_reply_bytes: int
-    max_tokens_field: str
-    developer_role: bool
 
 
 class Pool:
@@ -113,7 +100,7 @@ class Pool:
         self,
         *,
         transport: Transport,
-        upstream: Upstream,
+        fleet: Fleet,
         rules: Rules,
         flusher: Flusher,
         metrics: Metrics,
@@ -121,7 +108,7 @@ class Pool:
         tasks: TaskOwner,
     ) -> None:
         self.transport = transport
-        self.upstream = upstream
+        self.fleet = fleet
         self.rules = rules
         self.flusher = flusher
         self.metrics = metrics
@@ -259,13 +246,14 @@ class Run:
             if self.delivery.attempt == 1:
                 self._composer.lifecycle("in_progress", "in_progress")
                 self._publish()
-            ending = await self._stream()
+            ending = await self._tries().answer()
             return ("ok" if ending["status"] == "completed" else "length"), ending
         except UpstreamError as error:
             # Not the message: a model API may quote the prompt in it, and prompts are never logged.
             extra = {"response": self.delivery.job.id, "result": error.result, "code": str(error.code)}
+            extra["upstream"] = error.upstream
             log.warning("upstream failed", extra=extra)
-            return ("timeout" if error.result == "timeout" else "error"), failed(error.code, error.message)
+            return ("timeout" if error.result.startswith("timeout") else "error"), failed(error.code, error.message)
         except asyncio.CancelledError:
             if self._lost:
                 raise LeaseLost("stopped") from None
@@ -288,86 +276,32 @@ class Run:
         else:
             await self._pool.transport.nack(self.delivery)
 
-    async def _stream(self) -> dict[str, Any]:
-        """Try, and try again while nothing was produced and it may help.
-
-        Raises:
-            UpstreamError: the last try failed, or the job's time is over.
-        """
-        rules, metrics, upstream = self._pool.rules, self._pool.metrics, self._pool.upstream
-        deadline = asyncio.get_running_loop().time() + rules.job_timeout_s
-        for retry in range(rules.max_retries + 1):
-            try:
-                ending = await self._once(deadline)
-                metrics.upstream_requests.labels(upstream.name, "2xx").inc()
-                return ending
-            except UpstreamError as error:
-                metrics.upstream_requests.labels(upstream.name, error.result).inc()
-                pause_s = _pause_s(retry, error)
-                late = asyncio.get_running_loop().time() + pause_s >= deadline
-                if not error.retryable or self._composer.produced or retry == rules.max_retries or late:
-                    raise
-                reason = error.result if error.result in ("429", "timeout", "connect") else "5xx"
-                metrics.upstream_retries.labels(upstream.name, reason).inc()
-                log.info(
-                    "upstream is tried again",
-                    extra={"response": self.delivery.job.id, "result": error.result, "pause_s": round(pause_s, 3)},
-                )
-            await asyncio.sleep(pause_s)
-        raise AssertionError("the last try returns or raises")
-
-    async def _once(self, deadline: float) -> dict[str, Any]:
-        """One upstream request, read to its end."""
-        loop = asyncio.get_running_loop()
-        rules = self._pool.rules
-        body = chat.body(
+    def _tries(self) -> Tries:
+        pool = self._pool
+        return Tries(
+            pool.fleet,
             self._work.request,
             self._work.context,
-            max_tokens_field=rules.max_tokens_field,
-            developer_role=rules.developer_role,
+            self._composer,
+            response_id=self.delivery.job.id,
+            label=self._label,
+            new_id=pool.new_id,
+            job_timeout_s=pool.rules.job_timeout_s,
+            on_content=self._content_read,
+            is_stopped=lambda: self._cause is not None,
         )
-        decoder, reader = sse.Decoder(), Reader(self._composer, new_id=self._pool.new_id)
-        sent_at = loop.time()
-        finishing = False
-        try:
-            async with asyncio.timeout_at(deadline) as scope, self._pool.upstream.open(body) as chunks:
-                async for data in chunks:
-                    tokens = reader.tokens
-                    for payload in decoder.feed(data):
-                        reader.feed(payload)
-                    if reader.tokens != tokens:
-                        self._content_read(loop.time(), sent_at)
-                    if reader.done:
-                        break
-                    if reader.finishing and not finishing:
-                        finishing = True
-                        scope.reschedule(min(deadline, loop.time() + _AFTER_FINISH_S))
-                    if self._cause is not None:
-                        raise asyncio.CancelledError
-        except TimeoutError:
-            if not scope.expired():
-                raise
-            if not reader.finishing:
-                text = f"the answer was not complete after {rules.job_timeout_s:g} s"
-                raise UpstreamError(Code.SERVER_ERROR, text, result="timeout") from None
-        for payload in decoder.close():
-            reader.feed(payload)
-        return reader.end()
 
-    def _content_read(self, now: float, sent_at: float) -> None:
+    def _content_read(self, now: float) -> None:
         """Account for a read that brought content, and see that it goes out."""
         if self._last_read_at:
             self._gaps.observe(now - self._last_read_at)
-        else:
-            metrics = self._pool.metrics
-            metrics.first_chunk.labels(self._pool.upstream.name, self._label).observe(now - sent_at)
         self._last_read_at = now
         self._publish()
         if self._composer.dirty:
             self._pool.flusher.add(self._flush)
         if self._composer.bytes > self._pool.rules.max_reply_bytes:
             text = f"the answer grew beyond {self._pool.rules.max_reply_bytes} bytes"
-            raise UpstreamError(Code.SERVER_ERROR, text, result="truncated")
+            raise UpstreamError(Code.SERVER_ERROR, text, result="too_long")
 
     def _flush(self) -> None:
         """Called by the ticker, outside the run's own task."""
@@ -383,13 +317,6 @@ class Run:
         events = self._composer.take()
         if events:
             self._pool.transport.publish(self.delivery, events)
-
-
-def _pause_s(retry: int, error: UpstreamError) -> float:
-    """Seconds before the next try: what the upstream asked for, else full jitter over a doubling span."""
-    if error.retry_after_s is not None:
-        return error.retry_after_s if error.retry_after_s <= _MAX_RETRY_AFTER_S else float("inf")
-    return random.uniform(0.5, 1.0) * _BACKOFF_S * 2.0**retry
 
 
 def failed(code: Code, message: str) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from grizz.protocol.items import Item
+from grizz.protocol.items import Item, text_of
 from grizz.protocol.requests import Request
 
 Message = dict[str, Any]
@@ -71,14 +71,14 @@ def messages(context: Iterable[Item], *, instructions: str | None, developer_rol
 def _add_message(chat: list[Message], item: Item, developer_role: bool) -> None:
     role = item["role"]
     if role == "assistant":
-        text = "".join(part.get("text") or part.get("refusal") or "" for part in item["content"])
+        text = "".join(text_of(part) or "" for part in item["content"])
         chat.append({"role": "assistant", "content": text})
         return
     if role == "user":
         chat.append({"role": "user", "content": _user_content(item["content"])})
         return
     role = "developer" if role == "developer" and developer_role else "system"
-    text = "".join(part.get("text", "") for part in item["content"])
+    text = "".join(text_of(part) or "" for part in item["content"])
     # Many chat templates allow a system message only first.
     if role == "system" and chat and all(message["role"] == "system" for message in chat):
         chat[-1]["content"] += "\n\n" + text
@@ -87,9 +87,10 @@ def _add_message(chat: list[Message], item: Item, developer_role: bool) -> None:
 
 
 def _user_content(parts: list[dict[str, Any]]) -> str | list[dict[str, Any]]:
-    if all("text" in part for part in parts):
-        return "".join(part["text"] for part in parts)
-    return [_user_part(part) for part in parts]
+    texts = [text_of(part) for part in parts]
+    if None in texts:
+        return [_user_part(part) for part in parts]
+    return "".join(text or "" for text in texts)
 
 
 def _user_part(part: dict[str, Any]) -> dict[str, Any]:
@@ -101,7 +102,7 @@ def _user_part(part: dict[str, Any]) -> dict[str, Any]:
     if part["type"] == "input_file":
         keys = ("file_data", "file_id", "file_url", "filename")
         return {"type": "file", "file": {key: part[key] for key in keys if part.get(key) is not None}}
-    return {"type": "text", "text": part.get("text") or part.get("refusal") or ""}
+    return {"type": "text", "text": text_of(part)}
 
 
 def _add_call(chat: list[Message], item: Item) -> None:
@@ -120,7 +121,8 @@ def _add_call(chat: list[Message], item: Item) -> None:
 def _output_text(output: str | list[dict[str, Any]]) -> str:
     if isinstance(output, str):
         return output
-    return "".join(part.get("text") or part.get("refusal") or f"[{part['type']}]" for part in output)
+    texts = ((part, text_of(part)) for part in output)
+    return "".join(f"[{part['type']}]" if text is None else text for part, text in texts)
 
 
 def _response_format(form: dict[str, Any] | None) -> dict[str, Any]:
@@ -136,7 +138,7 @@ def _tools(tools: Iterable[dict[str, Any]], choice: Any) -> dict[str, Any]:
     """Functions and the choice among them; tools of other kinds cannot run behind a chat API and are left out."""
     functions = [tool for tool in tools if tool["type"] == "function"]
     if isinstance(choice, dict) and choice["type"] == "allowed_tools":
-        allowed = {tool.get("name") for tool in choice.get("tools", ()) if isinstance(tool, dict)}
+        allowed = {name for tool in choice["tools"] if isinstance(name := tool.get("name"), str)}
         functions = [tool for tool in functions if tool["name"] in allowed]
         choice = choice.get("mode", "auto")
     if not functions:

@@ -46,6 +46,12 @@ def message(role: str, text: str) -> Item:
     return {"type": "message", "role": role, "content": [{"type": part, "text": text}]}
 
 
+def text_of(part: dict[str, Any]) -> str | None:
+    """What a part of a message says; None when it is an image or a file."""
+    key = _PARTS[part["type"]]
+    return None if key is None else part[key]
+
+
 def kind(value: Any) -> str:
     """The JSON name of a value's type, for error texts."""
     if value is None:
@@ -68,7 +74,8 @@ def _item(item: Any, where: str) -> Item:
     if isinstance(item_type, str) and (item_type.endswith(_FOREIGN_SUFFIXES) or ":" in item_type):
         return item
     allowed = ", ".join(_CHECKS)
-    raise bad(Code.INVALID_VALUE, f"'{where}.type' is {item_type!r}; known types are {allowed}.", f"{where}.type")
+    found = repr(item_type[:100]) if isinstance(item_type, str) else kind(item_type)
+    raise bad(Code.INVALID_VALUE, f"'{where}.type' is {found}; known types are {allowed}.", f"{where}.type")
 
 
 def _string(item: Item, key: str, where: str) -> None:
@@ -94,7 +101,7 @@ def _message(item: Item, where: str) -> Item:
 
 def _part(part: Any, where: str) -> None:
     part_type = part.get("type") if isinstance(part, dict) else None
-    if part_type not in _PARTS:
+    if not isinstance(part_type, str) or part_type not in _PARTS:
         raise bad(Code.INVALID_VALUE, f"'{where}' must be an object with a 'type' of {', '.join(_PARTS)}.", where)
     if (key := _PARTS[part_type]) is not None:
         _string(part, key, where)

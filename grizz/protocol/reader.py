@@ -15,6 +15,9 @@ from grizz.protocol import sse
 from grizz.protocol.compose import Composer
 from grizz.protocol.events import NewId
 
+# Characters of an upstream's error that clients are shown, and the largest count of tokens that is believed.
+_MAX_DETAIL = 1000
+_MAX_TOKENS = 2**53
 _OPEN, _CLOSE = "<think>", "</think>"
 
 
@@ -53,11 +56,13 @@ class Reader:
         return self._usage
 
     def feed(self, payload: bytes) -> None:
-        """One SSE payload.
+        """One SSE payload; after `[DONE]` none counts.
 
         Raises:
             UpstreamError: it is not a chunk, or it is an error object.
         """
+        if self.done:
+            return
         if payload == sse.DONE:
             self.done = True
             return
@@ -74,17 +79,15 @@ class Reader:
             delta = choice.get("delta") or {}
             content = delta.get("content")
             if content:
-                if type(content) is not str:
-                    raise TypeError("content is not text")
                 self.tokens += 1
-                self._content(content, choice.get("logprobs"))
+                self._content(_text(content), choice.get("logprobs"))
             if len(delta) > 1 or not content:
                 self._rest(delta)
             if choice.get("finish_reason"):
-                self._finish_reason = str(choice["finish_reason"])
+                self._finish_reason = _text(choice["finish_reason"])
         except (AttributeError, TypeError, KeyError, IndexError) as error:
             raise _garbage("a chunk of another shape than chat.completion.chunk") from error
-        if chunk.get("usage"):
+        if isinstance(chunk.get("usage"), dict):
             self._usage = usage(chunk["usage"])
 
     def end(self) -> dict[str, Any]:
@@ -131,7 +134,7 @@ class Reader:
             self._composer.reasoning(thought)
         if delta.get("refusal"):
             self.tokens += 1
-            self._composer.refusal(delta["refusal"])
+            self._composer.refusal(_text(delta["refusal"]))
         for position, fragment in enumerate(delta.get("tool_calls") or ()):
             self._tool_call(fragment.get("index"), position, fragment.get("id"), fragment.get("function") or {})
         if delta.get("function_call"):
@@ -140,12 +143,14 @@ class Reader:
     def _tool_call(self, index: int | None, position: int, call_id: str | None, function: dict[str, Any]) -> None:
         if index is None:  # some servers send whole calls without one
             index = len(self._calls) if call_id else position
+        if type(index) is not int:
+            raise TypeError("an index is no number")
         call = self._calls.setdefault(index, _Call())
         self.tokens += 1
         if call_id and not call.call_id:
-            call.call_id = call_id
+            call.call_id = _text(call_id)
         if function.get("name") and not call.name:
-            call.name = function["name"]
+            call.name = _text(function["name"])
         arguments = function.get("arguments")
         if arguments:
             call.waiting.append(arguments if isinstance(arguments, str) else orjson.dumps(arguments).decode())
@@ -170,6 +175,7 @@ class Reader:
             raise _garbage("a chunk that is not a JSON object")
         if error := chunk.get("error"):
             detail = error.get("message") if isinstance(error, dict) else error
+            detail = detail[:_MAX_DETAIL] if isinstance(detail, str) else "it did not say why"
             raise UpstreamError(Code.SERVER_ERROR, f"the upstream failed: {detail}", result="5xx", retryable=True)
         if isinstance(chunk.get("usage"), dict):
             self._usage = usage(chunk["usage"])
@@ -215,38 +221,47 @@ class _Think:
 
 
 def usage(chat: dict[str, Any]) -> dict[str, Any]:
-    """Chat usage in the Responses shape; what is not told is 0."""
-    asked = chat.get("prompt_tokens") or 0
-    made = chat.get("completion_tokens") or 0
-    details_in = chat.get("prompt_tokens_details") or {}
-    details_out = chat.get("completion_tokens_details") or {}
+    """Chat usage in the Responses shape; what is not told, or is no count, is 0."""
+    asked, made = _count(chat, "prompt_tokens"), _count(chat, "completion_tokens")
+    details_in, details_out = chat.get("prompt_tokens_details"), chat.get("completion_tokens_details")
     return {
         "input_tokens": asked,
         "input_tokens_details": {
-            "cached_tokens": details_in.get("cached_tokens") or 0,
-            "cache_write_tokens": details_in.get("cache_write_tokens") or 0,
+            "cached_tokens": _count(details_in, "cached_tokens"),
+            "cache_write_tokens": _count(details_in, "cache_write_tokens"),
         },
         "output_tokens": made,
-        "output_tokens_details": {"reasoning_tokens": details_out.get("reasoning_tokens") or 0},
-        "total_tokens": chat.get("total_tokens") or asked + made,
+        "output_tokens_details": {"reasoning_tokens": _count(details_out, "reasoning_tokens")},
+        "total_tokens": _count(chat, "total_tokens") or asked + made,
     }
+
+
+def _count(holder: Any, name: str) -> int:
+    value = holder.get(name) if isinstance(holder, dict) else None
+    return value if type(value) is int and 0 <= value <= _MAX_TOKENS else 0
 
 
 def _logprobs(chat: dict[str, Any] | None) -> list[Any] | None:
     if not chat or not chat.get("content"):
         return None
     return [
-        {
-            "token": entry["token"],
-            "logprob": entry["logprob"],
-            "bytes": entry.get("bytes") or [],
-            "top_logprobs": [
-                {"token": top["token"], "logprob": top["logprob"], "bytes": top.get("bytes") or []}
-                for top in entry.get("top_logprobs") or ()
-            ],
-        }
+        {**_logprob(entry), "top_logprobs": [_logprob(top) for top in entry.get("top_logprobs") or ()]}
         for entry in chat["content"]
     ]
+
+
+def _logprob(entry: dict[str, Any]) -> dict[str, Any]:
+    spelling = entry.get("bytes") or []
+    if type(entry["logprob"]) not in (int, float) or not all(type(byte) is int for byte in spelling):
+        raise TypeError("no logprob")
+    return {"token": _text(entry["token"]), "logprob": entry["logprob"], "bytes": list(spelling)}
+
+
+def _text(value: Any) -> str:
+    """The value, if it is one; what is not may only be found out when it is sent, out of everybody's hands."""
+    if type(value) is not str:
+        raise TypeError("not a text")
+    return value
 
 
 def _garbage(what: str) -> UpstreamError:

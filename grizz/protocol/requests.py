@@ -11,9 +11,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import orjson
+
 from grizz.errors import Code, RequestError
 from grizz.protocol.items import Item, bad, kind, normalise
 
+# How deep orjson writes, and how much of that is left for what a request may be wrapped in.
+_WRITABLE = 254
+_WRAPPINGS = 16
+_MAX_DEPTH = _WRITABLE - _WRAPPINGS
 _STREAM_ID = re.compile(r"[A-Za-z0-9_.\-]{1,256}\Z")
 
 
@@ -73,6 +79,7 @@ def parse(body: Any, default_model: str) -> Request:
     """
     if not isinstance(body, dict):
         raise RequestError(400, Code.INVALID_TYPE, f"The request body must be a JSON object, not {kind(body)}.")
+    _check_depth(body)
     fields = {key: body[key] for key in _FIELDS if body.get(key) is not None}
     for key, value in fields.items():
         _FIELDS[key](value, key)
@@ -124,6 +131,18 @@ def starting_after(value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not -1 <= value < 10**15:
         raise bad(Code.INVALID_VALUE, "'starting_after' must be a whole number, -1 or more.", "starting_after")
     return value
+
+
+def _check_depth(body: dict[str, Any]) -> None:
+    """JSON is read four times as deep as it can be written: what is accepted must be writable, within an event, too."""
+    inner: Any = body
+    for _ in range(_WRAPPINGS):
+        inner = [inner]
+    try:
+        orjson.dumps(inner)
+    except orjson.JSONEncodeError as error:
+        text = f"The request is nested too deep; allowed are {_MAX_DEPTH} levels."
+        raise RequestError(400, Code.INVALID_VALUE, text) from error
 
 
 def _input(body: dict[str, Any], fields: dict[str, Any]) -> list[Item]:
@@ -206,6 +225,12 @@ def _tool_choice(value: Any, key: str) -> None:
         _choice("auto", "none", "required")(value, key)
     elif not isinstance(value, dict) or not isinstance(value.get("type"), str):
         raise bad(Code.INVALID_TYPE, f"'{key}' must be auto, none, required or an object with a 'type'.", key)
+    elif value["type"] == "allowed_tools":
+        tools = value.get("tools")
+        if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
+            raise bad(Code.INVALID_TYPE, f"'{key}.tools' must be an array of objects.", f"{key}.tools")
+        if value.get("mode", "auto") not in ("auto", "required"):
+            raise bad(Code.INVALID_VALUE, f"'{key}.mode' must be auto or required.", f"{key}.mode")
 
 
 def _text(value: Any, key: str) -> None:

@@ -37,8 +37,10 @@ class Decoder:
         """The payloads completed by `chunk`, in order.
 
         Raises:
-            UpstreamError: one event grew beyond `max_bytes`.
+            UpstreamError: one event grew beyond `max_bytes`; which one does not depend on where the stream is cut.
         """
+        # Only then can an event or a line be too large: it spares the usual chunk a comparison per line.
+        large = self._size + len(self._tail) + len(chunk) > self._max_bytes
         if b"\r" in chunk or self._after_cr:
             chunk = self._newlines(chunk)
         lines = (self._tail + chunk).split(b"\n") if self._tail else chunk.split(b"\n")
@@ -47,15 +49,14 @@ class Decoder:
         self._tail = lines.pop()
         payloads: list[bytes] = []
         for line in lines:
+            if large:
+                self._check(line)
             if not line:
                 if self._data:
                     payloads.append(self._take())
             elif line.startswith(b"data:"):
                 self._keep(line)
-        if self._size + len(self._tail) > self._max_bytes:
-            raise UpstreamError(
-                Code.SERVER_ERROR, f"the upstream sent an event of over {self._max_bytes} bytes", result="truncated"
-            )
+        self._check(self._tail)
         return payloads
 
     def close(self) -> list[bytes]:
@@ -63,6 +64,11 @@ class Decoder:
         payloads = self.feed(b"\n\n") if self._tail or self._data else []
         self._tail = b""
         return payloads
+
+    def _check(self, line: bytes) -> None:
+        if self._size + len(line) > self._max_bytes:
+            text = f"the upstream sent an event of over {self._max_bytes} bytes"
+            raise UpstreamError(Code.SERVER_ERROR, text, result="truncated")
 
     def _take(self) -> bytes:
         payload = self._data[0] if len(self._data) == 1 else b"\n".join(self._data)
@@ -73,7 +79,7 @@ class Decoder:
     def _keep(self, line: bytes) -> None:
         value = line[6:] if line[5:6] == b" " else line[5:]
         self._data.append(value)
-        self._size += len(value)
+        self._size += len(value) + 1  # a line may be empty, and a million of them must not be free
 
     def _skip_bom(self, lines: list[bytes]) -> list[bytes]:
         # Undecided while the first bytes could still become a byte order mark.

@@ -30,8 +30,12 @@ disable_created_metrics()  # type: ignore[no-untyped-call]  # they add 13 % of s
 
 OUTCOMES = ("ok", "length", "cancelled", "timeout", "error", "dead")
 REJECTIONS = ("queue_full", "rate_limited", "draining", "too_large", "invalid")
-UPSTREAM_RESULTS = ("2xx", "400", "401", "403", "404", "429", "5xx", "timeout", "connect", "truncated")
+UPSTREAM_RESULTS = (
+    *("2xx", "400", "401", "403", "404", "429", "5xx", "connect", "busy", "truncated", "too_long", "cancelled"),
+    *("timeout_first", "timeout_idle", "timeout_total"),
+)
 RETRY_REASONS = ("429", "5xx", "timeout", "connect")
+BREAKER_STATES = ("closed", "open", "half_open")
 CONNECT_RESULTS = ("accepted", "origin", "auth", "capacity", "bad")
 CLOSE_CODES = ("1000", "1001", "1006", "1008", "1009", "1011", "1012", "1013", "other")
 CLOSERS = ("server", "client", "network")
@@ -114,17 +118,18 @@ class Metrics:
         version: of Grizz.
         mode: memory or redis.
         models: label values for `model`; `other` is added.
-        upstream: label value for `upstream`.
+        upstreams: label values for `upstream`.
     """
 
-    def __init__(self, *, version: str, mode: str, models: Sequence[str], upstream: str) -> None:
+    def __init__(self, *, version: str, mode: str, models: Sequence[str], upstreams: Sequence[str]) -> None:
         self.registry = CollectorRegistry()
         self._models = dict.fromkeys((*models, "other"))
-        self._upstream = upstream
+        self._upstreams = tuple(upstreams)
         self._process()
         self._clients()
         self._jobs()
         self._streams()
+        self._models_asked()
         self._gauge("grizz_build_info", "What runs.", ("version", "python", "aiohttp", "mode")).labels(
             version, platform.python_version(), aiohttp.__version__, mode
         ).set(1)
@@ -181,13 +186,6 @@ class Metrics:
         self.first_token = self._histogram(
             "grizz_time_to_first_token_seconds", "Accepted to first content delta.", _FIRST_TOKEN, model=models
         )
-        self.first_chunk = self._histogram(
-            "grizz_upstream_time_to_first_chunk_seconds",
-            "Request sent to first content delta.",
-            _FIRST_TOKEN,
-            upstream=(self._upstream,),
-            model=models,
-        )
         self._gaps = _GapHistogram(
             "grizz_inter_token_latency_seconds", "Gap between content reads from the upstream.", "model", models
         )
@@ -196,16 +194,48 @@ class Metrics:
         self.tokens = self._counter(
             "grizz_tokens_total", "Tokens the upstream counted.", model=models, type=("input", "cached", "output")
         )
+        self.events = self._counter("grizz_events_total", "Events appended to replies.")
+
+    def _models_asked(self) -> None:
+        names = self._upstreams
+        self.first_chunk = self._histogram(
+            "grizz_upstream_time_to_first_chunk_seconds",
+            "Request sent to first content delta.",
+            _FIRST_TOKEN,
+            upstream=names,
+            model=tuple(self._models),
+        )
         self.upstream_requests = self._counter(
-            "grizz_upstream_requests_total", "Requests.", upstream=(self._upstream,), result=UPSTREAM_RESULTS
+            "grizz_upstream_requests_total", "Requests, by how they ended.", upstream=names, result=UPSTREAM_RESULTS
         )
         self.upstream_retries = self._counter(
             "grizz_upstream_retries_total",
-            "Tries repeated before the first token.",
-            upstream=(self._upstream,),
+            "Tries repeated at the same upstream before the first token.",
+            upstream=names,
             reason=RETRY_REASONS,
         )
-        self.events = self._counter("grizz_events_total", "Events appended to replies.")
+        self.upstream_failovers = self._counter(
+            "grizz_upstream_failovers_total", "Tries that failed there and went on at another upstream.", upstream=names
+        )
+        self.upstream_open = self._gauge("grizz_upstream_requests_open", "Requests being answered.", ("upstream",))
+        self.upstream_pause = self._gauge("grizz_upstream_pause_seconds", "What is left of its pause.", ("upstream",))
+        self._breaker_state = self._gauge(
+            "grizz_breaker_state", "1 for the state an upstream's breaker is in.", ("upstream", "state")
+        )
+        self._breaker_transitions = self._counter(
+            "grizz_breaker_transitions_total", "Changes of that state.", upstream=names, to=BREAKER_STATES
+        )
+        for name in names:
+            self._show_breaker(name, "closed")
+
+    def breaker(self, upstream: str, state: str) -> None:
+        """The breaker of an upstream came into another state."""
+        self._breaker_transitions.labels(upstream, state).inc()
+        self._show_breaker(upstream, state)
+
+    def _show_breaker(self, upstream: str, state: str) -> None:
+        for known in BREAKER_STATES:
+            self._breaker_state.labels(upstream, known).set(int(known == state))
 
     def add_gaps(self, model: str, gaps: Gaps) -> None:
         """Add one stream's gaps to `grizz_inter_token_latency_seconds`."""

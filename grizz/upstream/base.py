@@ -1,7 +1,8 @@
 """The upstream port: a model API that streams.
 
 An adapter opens one request and hands out the raw bytes of its event stream; what they mean is the business of
-`grizz.protocol`. Every failure leaves it as an `UpstreamError`, with its cause kept.
+`grizz.protocol`. Every failure leaves it as an `UpstreamError`, with its cause kept. Texts of errors call it
+"the upstream"; who has several puts a name in its place.
 """
 
 from __future__ import annotations
@@ -15,10 +16,18 @@ class Upstream(Protocol):
     """One model API.
 
     Attributes:
-        name: label value on metrics and in errors.
+        name: label value on metrics.
     """
 
     name: str
+
+    @property
+    def busy(self) -> int:
+        """Requests it is answering now."""
+
+    @property
+    def full(self) -> bool:
+        """Is it answering as many as it may? One more would have to wait."""
 
     def open(self, body: dict[str, Any]) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
         """Start one Chat Completions stream; leaving the block closes it, also half-way.
@@ -37,6 +46,9 @@ class Upstream(Protocol):
         Raises:
             UpstreamError: it could not be asked.
         """
+
+    def discreet(self, text: str) -> str:
+        """A text of this API without its address and its key, which are no business of the clients."""
 
     async def close(self) -> None:
         """Close pooled connections."""

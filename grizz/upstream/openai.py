@@ -7,18 +7,25 @@ worker, which alone knows whether a client has seen anything yet.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from typing import Any
+from urllib.parse import urlsplit
 
 import aiohttp
 import openai
-from openai import AsyncOpenAI, DefaultAioHttpClient, Timeout
+from openai import AsyncAPIResponse, AsyncOpenAI, DefaultAioHttpClient, Timeout
 
 from grizz.errors import Code, UpstreamError
+from grizz.upstream.retry_after import retry_after_s
 
-# Above the largest sensible worker concurrency: the pool must never be what a job waits for.
-_MAX_CONNECTIONS = 10_000
+# Within so many seconds of sending, a connection that breaks before any answer was a pooled one that the server had
+# dropped; later it is the server that broke, and asking it the same again at once may break it again.
+_STALE_S = 2.0
+_LIST_MODELS_S = 5.0
+# A key shorter than that is a placeholder of a local server, and may be a word of any text.
+_SHORT_KEY = 8
 
 
 class OpenAIUpstream:
@@ -28,18 +35,32 @@ class OpenAIUpstream:
         name: label value on metrics.
         base_url: such as `https://api.openai.com/v1`.
         api_key: sent as a bearer token; some local servers want any text.
-        connect_timeout_s: seconds to a connection.
+        connect_timeout_s: seconds to a connection, and before it to a place among those that are allowed.
         idle_timeout_s: seconds between two reads, and to the response's headers.
+        max_connections: requests at a time.
     """
 
     def __init__(
-        self, *, name: str, base_url: str, api_key: str, connect_timeout_s: float, idle_timeout_s: float
+        self,
+        *,
+        name: str,
+        base_url: str,
+        api_key: str,
+        connect_timeout_s: float,
+        idle_timeout_s: float,
+        max_connections: int,
     ) -> None:
         self.name = name
+        self._connect_timeout_s = connect_timeout_s
         self._idle_timeout_s = idle_timeout_s
+        self._most = max_connections
+        self._places = asyncio.Semaphore(max_connections)
+        self._busy = 0
+        self._hidden = _hidden(base_url, api_key)
         timeout = Timeout(idle_timeout_s, connect=connect_timeout_s, pool=connect_timeout_s)
         limits = openai.DEFAULT_CONNECTION_LIMITS
-        limits = type(limits)(max_connections=_MAX_CONNECTIONS, max_keepalive_connections=100, keepalive_expiry=30.0)
+        # One more than may be asked at a time, for the list of models: nobody ever waits for the pool itself.
+        limits = type(limits)(max_connections=max_connections + 1, keepalive_expiry=30.0)
         self._client = AsyncOpenAI(
             api_key=api_key,
             base_url=base_url,
@@ -49,23 +70,71 @@ class OpenAIUpstream:
         )
 
     def __repr__(self) -> str:
-        return f"<OpenAIUpstream {self.name} {self._client.base_url}>"
+        return f"<OpenAIUpstream {self.name}, {self._busy} of {self._most} requests>"
+
+    @property
+    def busy(self) -> int:
+        """See `Upstream.busy`."""
+        return self._busy
+
+    @property
+    def full(self) -> bool:
+        """See `Upstream.full`."""
+        return self._places.locked()
 
     @asynccontextmanager
     async def open(self, body: dict[str, Any]) -> AsyncIterator[AsyncIterator[bytes]]:
         """See `Upstream.open`."""
+        await self._take_place()
+        self._busy += 1
+        try:
+            with _Translating(self):
+                async with AsyncExitStack() as stack:
+                    yield self._read((await self._begin(stack, body)).iter_bytes())
+        finally:
+            self._busy -= 1
+            self._places.release()
+
+    async def _take_place(self) -> None:
+        try:
+            async with asyncio.timeout(self._connect_timeout_s):
+                await self._places.acquire()
+        except TimeoutError:
+            text = (
+                f"the upstream is busy with {self._most} requests, and none ended within {self._connect_timeout_s:g} s"
+            )
+            raise UpstreamError(Code.SERVER_ERROR, text, result="busy") from None
+
+    async def _begin(self, stack: AsyncExitStack, body: dict[str, Any]) -> AsyncAPIResponse[Any]:
+        """Send the request; once more, at once, if it went into a pooled connection that had been dropped.
+
+        aiohttp does so by itself, but only for methods that change nothing. A chat request does neither: what of it
+        reached the server is not read by anybody.
+        """
+        loop = asyncio.get_running_loop()
+        sent_at = loop.time()
+        try:
+            return await stack.enter_async_context(self._create(body))
+        except openai.APIConnectionError as error:
+            if not _was_dropped(error) or loop.time() - sent_at > _STALE_S:
+                raise
+        return await stack.enter_async_context(self._create(body))
+
+    def _create(self, body: dict[str, Any]) -> AbstractAsyncContextManager[AsyncAPIResponse[Any]]:
         rest = dict(body)
-        create = self._client.chat.completions.with_streaming_response.create(
+        return self._client.chat.completions.with_streaming_response.create(
             model=rest.pop("model"), messages=rest.pop("messages"), stream=rest.pop("stream"), extra_body=rest
         )
-        with _Translating(self):
-            async with create as response:
-                yield self._read(response.iter_bytes())
 
     async def models(self) -> list[dict[str, Any]]:
-        """See `Upstream.models`."""
-        with _Translating(self):
-            page = await self._client.models.list()
+        """See `Upstream.models`; waits `_LIST_MODELS_S` at most, since clients wait for it."""
+        try:
+            with _Translating(self):
+                async with asyncio.timeout(_LIST_MODELS_S):
+                    page = await self._client.models.list()
+        except TimeoutError:
+            text = f"the upstream did not list its models within {_LIST_MODELS_S:g} s"
+            raise UpstreamError(Code.SERVER_ERROR, text, result="timeout_total") from None
         return [
             {
                 "id": model.id,
@@ -73,8 +142,14 @@ class OpenAIUpstream:
                 "created": int(getattr(model, "created", 0) or 0),
                 "owned_by": str(getattr(model, "owned_by", "") or self.name),
             }
-            for model in page.data
+            for model in page.data or ()
         ]
+
+    def discreet(self, text: str) -> str:
+        """See `Upstream.discreet`."""
+        for hidden in self._hidden:
+            text = text.replace(hidden, "…")
+        return text
 
     async def close(self) -> None:
         """See `Upstream.close`."""
@@ -85,6 +160,20 @@ class OpenAIUpstream:
         with _Translating(self):
             async for chunk in chunks:
                 yield chunk
+
+    def of_network(self, error: BaseException) -> UpstreamError:
+        """What a failure below HTTP comes to."""
+        causes = list(_causes(error))
+        result = "connect"
+        if _any(causes, aiohttp.ConnectionTimeoutError):
+            text = f"the upstream accepted no connection within {self._connect_timeout_s:g} s"
+        elif _any(causes, aiohttp.ServerTimeoutError) or _is_timeout(causes):
+            text, result = f"the upstream was silent for {self._idle_timeout_s:g} s", "timeout_idle"
+        elif _any(causes, aiohttp.ClientConnectorError):
+            text = "the upstream could not be reached"
+        else:
+            text = "the upstream dropped the connection"
+        return UpstreamError(Code.SERVER_ERROR, text, result=result, retryable=True)
 
 
 class _Translating:
@@ -100,19 +189,14 @@ class _Translating:
         if isinstance(error, openai.APIStatusError):
             raise _of_status(error) from error
         if error is not None and _is_network(error):
-            raise self._of_network(error) from error
+            raise self._upstream.of_network(error) from error
 
-    def _of_network(self, error: BaseException) -> UpstreamError:
-        if _is_timeout(error):
-            return UpstreamError(
-                Code.SERVER_ERROR,
-                "the upstream did not answer in time",
-                result="timeout",
-                retryable=True,
-            )
-        return UpstreamError(
-            Code.SERVER_ERROR, "the connection to the upstream failed", result="connect", retryable=True
-        )
+
+def _hidden(base_url: str, api_key: str) -> list[str]:
+    """What `discreet` takes out, the longest first. A plain word as a host's name may be a word of any text."""
+    parts = urlsplit(base_url)
+    hosts = [name for name in (parts.netloc, parts.hostname or "") if "." in name or ":" in name]
+    return [*filter(None, [base_url.rstrip("/")]), *([api_key] if len(api_key) >= _SHORT_KEY else []), *hosts]
 
 
 def _is_network(error: BaseException) -> bool:
@@ -122,51 +206,55 @@ def _is_network(error: BaseException) -> bool:
     return type(error).__module__.split(".")[0] in ("httpx", "httpx2", "httpcore", "httpcore2")
 
 
-def _is_timeout(error: BaseException) -> bool:
+def _causes(error: BaseException | None) -> Any:
+    """The error and what is underneath."""
+    while error is not None:
+        yield error
+        error = error.__cause__
+
+
+def _any(causes: list[BaseException], *kinds: type[BaseException]) -> bool:
+    return any(isinstance(cause, kinds) for cause in causes)
+
+
+def _is_timeout(causes: list[BaseException]) -> bool:
     """A real timeout; the HTTP layer also calls a lost pooled connection one, so look at what is underneath."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, aiohttp.ServerTimeoutError):
-            return True
-        if isinstance(cause, aiohttp.ClientConnectionError):
-            return False
-        if isinstance(cause, TimeoutError):
-            return True
-        cause = cause.__cause__
-    return isinstance(error, openai.APITimeoutError)
+    if _any(causes, aiohttp.ClientConnectionError):
+        return False
+    return _any(causes, TimeoutError, openai.APITimeoutError)
+
+
+def _was_dropped(error: BaseException) -> bool:
+    """Did a connection that stood break before there was an answer?"""
+    causes = list(_causes(error))
+    if _any(causes, aiohttp.ClientConnectorError, aiohttp.ServerTimeoutError):
+        return False
+    return _any(causes, aiohttp.ServerDisconnectedError, aiohttp.ClientOSError)
 
 
 def _of_status(error: openai.APIStatusError) -> UpstreamError:
-    status = error.status_code
-    text = _message(error)
-    retry_after_s = _retry_after_s(error)
+    status, text = error.status_code, _message(error)
+    said = f"the upstream answered {status}" + (f": {text}" if text else "")
+    pause_s = retry_after_s(error.response.headers)
     if status == 429:
         if error.code == "insufficient_quota":
-            return UpstreamError(Code.INSUFFICIENT_QUOTA, text, result="429")
-        return UpstreamError(Code.RATE_LIMIT, text, result="429", retryable=True, retry_after_s=retry_after_s)
-    if status == 408 or status == 409 or status >= 500:
-        result = "timeout" if status == 408 else "5xx"
-        return UpstreamError(Code.SERVER_ERROR, text, result=result, retryable=True, retry_after_s=retry_after_s)
+            return UpstreamError(Code.INSUFFICIENT_QUOTA, said, result="429")
+        return UpstreamError(Code.RATE_LIMIT, said, result="429", retryable=True, retry_after_s=pause_s)
+    if status in (408, 409) or status >= 500:
+        return UpstreamError(Code.SERVER_ERROR, said, result="5xx", retryable=True, retry_after_s=pause_s)
     result = str(status) if status in (401, 403, 404) else "400"
     if error.code == "context_length_exceeded" or "maximum context length" in text.lower():
-        return UpstreamError(Code.CONTEXT_LENGTH, text, result=result)
+        return UpstreamError(Code.CONTEXT_LENGTH, text or said, result=result)
     if status in (401, 403):
         # The key is the operator's, so the client is told no more than that.
         return UpstreamError(Code.SERVER_ERROR, "the upstream refused this server's API key", result=result)
     if status == 404:
-        return UpstreamError(Code.MODEL_NOT_FOUND, text, result=result)
-    return UpstreamError(Code.INVALID_PROMPT, text, result=result)
+        return UpstreamError(Code.MODEL_NOT_FOUND, text or said, result=result)
+    return UpstreamError(Code.INVALID_PROMPT, text or said, result=result)
 
 
 def _message(error: openai.APIStatusError) -> str:
     body = error.body
     if isinstance(body, dict) and isinstance(body.get("message"), str):
         return str(body["message"])
-    return f"the upstream answered {error.status_code}"
-
-
-def _retry_after_s(error: openai.APIStatusError) -> float | None:
-    try:
-        return max(0.0, float(error.response.headers["retry-after"]))
-    except (KeyError, ValueError):
-        return None  # absent, or a date, which none of the servers looked at sends
+    return ""

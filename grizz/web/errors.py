@@ -60,7 +60,7 @@ class Answers:
 
     Args:
         check: looks at each request before its handler does; raises RequestError.
-        admit: looks who sends it, if the handler is a wrapped one; raises RequestError.
+        admit: says whether this client may ask for that; raises RequestError. A WebSocket's handler asks by itself.
     """
 
     def __init__(

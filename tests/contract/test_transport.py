@@ -112,7 +112,7 @@ class Node:
     """The parts of one node, put together as `grizz.scaled` does."""
 
     def __init__(self, server: RedisServer, tasks: TaskOwner, slots: int, max_jobs: int, lease_s: float) -> None:
-        metrics = Metrics(version="test", mode="redis", models=[], upstream="test")
+        metrics = Metrics(version="test", mode="redis", models=[], upstreams=["test"])
         self.link = Link(Target(url=parse_redis_url(server.url), slot_key=KEYS.jobs), metrics.redis, tasks)
         self.bus = Bus(secrets.token_hex(4), KEYS, self.link, metrics.redis, interval_s=lambda: 0.02)
         self.chores = Chores(KEYS, self.link, lambda: self.bus.node)

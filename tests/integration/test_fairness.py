@@ -58,7 +58,7 @@ async def test_answers_carry_what_is_left_of_the_limits(start_grizz, http: aioht
         headers = answer.headers
         used = (await answer.json())["usage"]["total_tokens"]
     assert (headers["x-ratelimit-limit-requests"], headers["x-ratelimit-remaining-requests"]) == ("10", "9")
-    assert headers["x-ratelimit-reset-requests"] == "6.000s"
+    assert 0 < float(headers["x-ratelimit-reset-requests"].removesuffix("s")) <= 6
     async with http.post(f"{grizz.url}/v1/responses", json={"input": "[[words:3]]", "stream": True}) as answer:
         assert int(answer.headers["x-ratelimit-remaining-tokens"]) <= 10_000 - used
         assert answer.headers["x-ratelimit-remaining-requests"] == "8"

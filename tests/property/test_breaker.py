@@ -9,7 +9,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from grizz.core.breaker import Breaker, Circuit
 
-FIRST_S, LONGEST_S, SETTLE_S = 1.0, 30.0, 60.0
+FIRST_S, LONGEST_S, SETTLE_S, WINDOW_S = 1.0, 30.0, 60.0, 60.0
 
 
 def breaker(threshold: int = 1, jitter: float = 1.0) -> Breaker:
@@ -87,6 +87,68 @@ class Histories(RuleBasedStateMachine):
             assert self.breaker.wait_s(self.now) == 0
 
 
+class Crowds(RuleBasedStateMachine):
+    """Many who try at the same time, and whose results come in any order, each with the era it was allowed in."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.breaker = Breaker(
+            threshold=3, first_s=FIRST_S, longest_s=LONGEST_S, settle_s=SETTLE_S, window_s=WINDOW_S, jitter=lambda: 0.5
+        )
+        self.now = 1000.0
+        self.trying: list[int] = []
+        self.probe: int | None = None  # the era of the probe under way
+        self.failures: list[float] = []
+
+    def state(self) -> tuple[object, ...]:
+        return self.breaker.state, self.breaker.era, self.breaker.failures, self.breaker.wait_s(self.now)
+
+    @rule(seconds=st.floats(0, 40))
+    def wait(self, seconds: float) -> None:
+        self.now += seconds
+
+    @rule()
+    def ask(self) -> None:
+        before = self.breaker.state
+        if not self.breaker.allows(self.now):
+            assert before is not Circuit.CLOSED
+            return
+        if before is not Circuit.CLOSED:
+            assert self.probe is None, "a second probe beside the first"
+            self.probe = self.breaker.era
+        self.trying.append(self.breaker.era)
+
+    @precondition(lambda self: self.trying)
+    @rule(which=st.integers(0), how=st.sampled_from(["answered", "succeeded", "forgave", "failed"]))
+    def result(self, which: int, how: str) -> None:
+        era = self.trying[which % len(self.trying)]
+        before, is_probe = self.state(), era == self.probe
+        if how == "answered":  # it goes on, and may fail yet
+            self.breaker.answered(self.now, era)
+        else:
+            self.trying.remove(era)
+            self.breaker.forgave(era) if how == "forgave" else getattr(self.breaker, how)(self.now, era)
+        if era != before[1]:
+            assert self.state() == before, "a result of an older era says nothing"
+        elif is_probe:
+            self.probe = None
+            expected = Circuit.CLOSED if how in ("answered", "succeeded") else Circuit.OPEN
+            assert self.breaker.state is expected
+            assert (how == "failed") == (self.breaker.era > era)
+            self.failures = []
+        elif how == "succeeded":
+            self.failures = []
+        elif how == "failed":
+            self.failures = [at for at in self.failures if self.now - at <= WINDOW_S] + [self.now]
+            assert (self.breaker.state is Circuit.OPEN) == (len(self.failures) >= 3)
+
+    @invariant()
+    def a_probe_is_under_way_exactly_while_half_open(self) -> None:
+        assert (self.breaker.state is Circuit.HALF_OPEN) == (self.probe is not None)
+
+
+Crowds.TestCase.settings = settings(max_examples=200, stateful_step_count=60, deadline=None)
+TestBreakerCrowds = Crowds.TestCase
 Histories.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
 TestBreakerHistories = Histories.TestCase
 
@@ -168,3 +230,48 @@ def test_forgiving_means_nothing_when_no_probe_is_under_way() -> None:
     made.failed(100.0)
     made.forgave()
     assert not made.allows(100.5)
+
+
+def test_what_was_allowed_before_it_opened_neither_opens_it_again_nor_closes_it() -> None:
+    made = breaker(threshold=2)
+    assert all(made.allows(100.0) for _ in range(5))
+    era = made.era
+    for _ in range(5):
+        made.failed(100.0, era)
+    assert made.wait_s(100.0) == 1  # one opening, so the shortest wait
+    made.succeeded(100.0, era)
+    assert made.state is Circuit.OPEN
+    assert made.allows(101.0)
+    made.forgave(era)
+    assert not made.allows(101.0), "the probe is still under way"
+
+
+def test_failures_count_only_within_the_window() -> None:
+    made = Breaker(
+        threshold=3, first_s=FIRST_S, longest_s=LONGEST_S, settle_s=SETTLE_S, window_s=WINDOW_S, jitter=lambda: 1.0
+    )
+    for at in (0.0, 61.0, 122.0, 183.0, 184.0):
+        made.failed(at)
+        assert made.state is Circuit.CLOSED
+    made.failed(185.0)
+    assert made.state is Circuit.OPEN
+
+
+def test_an_answer_that_only_begins_ends_a_probe_but_not_the_row_of_failures() -> None:
+    made = breaker(threshold=2)
+    made.failed(100.0)
+    made.answered(100.0)
+    made.failed(100.0)
+    assert made.state is Circuit.OPEN
+    assert made.allows(101.0)
+    made.answered(101.0)
+    assert made.state is Circuit.CLOSED
+
+
+def test_it_may_fail_for_days() -> None:
+    made, now = breaker(), 100.0
+    for _ in range(3000):
+        made.failed(now)
+        now += made.wait_s(now)
+        assert made.allows(now)
+    assert now > 24 * 3600

@@ -47,7 +47,7 @@ class FakeLink:
 
 
 def redis_metrics() -> RedisMetrics:
-    return Metrics(version="1", mode="redis", models=["m"], upstream="u").redis
+    return Metrics(version="1", mode="redis", models=["m"], upstreams=["u"]).redis
 
 
 def make(interval_s: float = 60.0, node: str = "aaaa") -> tuple[Bus, FakeLink]:

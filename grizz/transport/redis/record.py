@@ -87,17 +87,29 @@ def unpack(data: bytes, codec: Codec) -> Record:
             id=str(body["id"]),
             owner=str(body["owner"]),
             payload=codec.unpack(body["work"]),
-            size=int(body["size"]),
+            size=_count(body["size"]),
             accepted_at=asyncio.get_running_loop().time() - waited_s,
-            next_seq=int(body["next_seq"]),
-            output=tuple(body["output"]),
+            next_seq=_count(body["next_seq"]),
+            output=_objects(body["output"]),
         )
-        delivery = Delivery(job, int(body["attempt"]), str(body["token"]))
+        delivery = Delivery(job, _count(body["attempt"]), str(body["token"]))
         return Record(delivery, str(body["home"]), float(body["expires_at"]))
     except UnreadableRecord:
         raise
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UnreadableRecord(repr(error)) from error
+
+
+def _count(value: Any) -> int:
+    if type(value) is not int or value < 0:
+        raise ValueError(f"{value!r:.50} is no count")
+    return value
+
+
+def _objects(value: Any) -> tuple[dict[str, Any], ...]:
+    if not isinstance(value, list) or not all(isinstance(entry, dict) for entry in value):
+        raise ValueError(f"{value!r:.50} is no list of objects")
+    return tuple(value)
 
 
 def home_of(job_id: str) -> str:

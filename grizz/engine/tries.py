@@ -1,0 +1,139 @@
+"""The requests of one job to the upstreams: until one is answered to its end, or none may help any more.
+
+Before the first delta a failed try is unseen, and the next upstream is asked, or the same one again. After it the
+answer is what it is: no other model would go on in the middle of a sentence.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from grizz.engine.fleet import ELSEWHERE, Ask, Fleet, Trial
+from grizz.errors import Code, UpstreamError
+from grizz.protocol import chat, sse
+from grizz.protocol.compose import Composer
+from grizz.protocol.events import NewId
+from grizz.protocol.items import Item
+from grizz.protocol.reader import Reader
+from grizz.protocol.requests import Request
+
+# After the finish reason only usage and [DONE] can follow; a server that sends neither must not hold the answer.
+_AFTER_FINISH_S = 1.0
+
+
+class Tries:
+    """Reads one job's answer into a composer.
+
+    Args:
+        label: of the model, on metrics.
+        job_timeout_s: seconds that all tries may take together.
+        on_content: called with the loop's time after each read that brought content.
+        is_stopped: has somebody ended the job? Asked at each read, since on Python 3.11 a library can swallow a cancel.
+    """
+
+    def __init__(
+        self,
+        fleet: Fleet,
+        request: Request,
+        context: Sequence[Item],
+        composer: Composer,
+        *,
+        response_id: str,
+        label: str,
+        new_id: NewId,
+        job_timeout_s: float,
+        on_content: Callable[[float], None],
+        is_stopped: Callable[[], bool],
+    ) -> None:
+        self._fleet = fleet
+        self._request = request
+        self._context = context
+        self._composer = composer
+        self._response_id = response_id
+        self._label = label
+        self._new_id = new_id
+        self._job_timeout_s = job_timeout_s
+        self._on_content = on_content
+        self._is_stopped = is_stopped
+
+    async def answer(self) -> dict[str, Any]:
+        """Ask until there is an answer: how the response ends, as keyword arguments of `Composer.finish`.
+
+        Raises:
+            UpstreamError: the last try failed, nobody may be asked, or the job's time is over.
+
+        Cancel-safe: the open request is closed, and its upstream not blamed.
+        """
+        loop = asyncio.get_running_loop()
+        ask = Ask(self._response_id, self._request.model, loop.time() + self._job_timeout_s)
+        while True:
+            trial = await self._fleet.take(ask)
+            try:
+                ending = await self._once(trial, ask)
+            except UpstreamError as error:
+                seen = self._fleet.failed(trial, error)
+                if self._composer.produced or not (error.retryable or error.result in ELSEWHERE):
+                    raise seen from error
+                ask.failed(trial.member, seen, loop.time())
+            except BaseException:
+                self._fleet.stopped(trial)
+                raise
+            else:
+                self._fleet.succeeded(trial)
+                return ending
+
+    async def _once(self, trial: Trial, ask: Ask) -> dict[str, Any]:
+        """One upstream request, read to its end."""
+        loop = asyncio.get_running_loop()
+        reader, decoder = Reader(self._composer, new_id=self._new_id), sse.Decoder()
+        first_by = trial.sent_at + trial.member.terms.first_token_timeout_s
+        finishing = False
+        try:
+            async with (
+                asyncio.timeout_at(min(first_by, ask.deadline)) as scope,
+                trial.member.upstream.open(self._body(trial)) as chunks,
+            ):
+                async for data in chunks:
+                    if self._is_stopped() or scope.expired():
+                        raise asyncio.CancelledError
+                    tokens = reader.tokens
+                    for payload in decoder.feed(data):
+                        reader.feed(payload)
+                    if reader.tokens != tokens:
+                        if not trial.answered:
+                            self._fleet.first_word(trial, self._label, loop.time())
+                            scope.reschedule(ask.deadline)
+                        self._on_content(loop.time())
+                    if reader.done:
+                        break
+                    if reader.finishing and not finishing:
+                        finishing = True
+                        scope.reschedule(min(ask.deadline, loop.time() + _AFTER_FINISH_S))
+        except TimeoutError:
+            if not scope.expired():
+                raise
+            if not reader.finishing:
+                raise self._timeout(trial, early=not trial.answered and first_by <= ask.deadline) from None
+        for payload in decoder.close():
+            reader.feed(payload)
+        return reader.end()
+
+    def _body(self, trial: Trial) -> dict[str, Any]:
+        terms = trial.member.terms
+        body = chat.body(
+            self._request,
+            self._context,
+            max_tokens_field=terms.max_tokens_field,
+            developer_role=terms.developer_role,
+        )
+        body["model"] = trial.member.sent(self._request.model)
+        return body
+
+    def _timeout(self, trial: Trial, *, early: bool) -> UpstreamError:
+        if early:
+            text = f"the upstream sent no word within {trial.member.terms.first_token_timeout_s:g} s"
+            return UpstreamError(Code.SERVER_ERROR, text, result="timeout_first", retryable=True)
+        text = f"the upstream did not finish the answer within the job's {self._job_timeout_s:g} s"
+        return UpstreamError(Code.SERVER_ERROR, text, result="timeout_total")
