@@ -23,8 +23,11 @@ from grizz.tasks import TaskOwner
 from grizz.telemetry.metrics import Metrics
 from grizz.transport.redis.archive import RedisArchive
 from grizz.transport.redis.bus import Bus
+from grizz.transport.redis.census import Census
 from grizz.transport.redis.chores import Chores
 from grizz.transport.redis.connection import Target
+from grizz.transport.redis.finder import RedisFinder
+from grizz.transport.redis.greetings import Greetings
 from grizz.transport.redis.handover import Handover
 from grizz.transport.redis.heir import Heir
 from grizz.transport.redis.keys import Keys
@@ -106,25 +109,49 @@ class Scaled:
 
     def join(self, engine: Engine, pool: Pool) -> None:
         """Let the engine find, follow and take over what other nodes have."""
+        lease_s = self._settings.workers.lease_s
+        census = Census(self.keys, self.link)
         heir = Heir(
             keys=self.keys,
             link=self.link,
+            bus=self.bus,
             chores=self.chores,
+            census=census,
             transport=self.transport,
             codec=CODEC,
             home=engine.home,
             metrics=self._metrics,
             tasks=self._tasks,
             max_attempts=self._settings.workers.max_attempts,
-            lease_s=self._settings.workers.lease_s,
+            lease_s=lease_s,
             archived=self.archive.ended,
+        )
+        finder = RedisFinder(
+            keys=self.keys,
+            link=self.link,
             bus=self.bus,
+            census=census,
+            heir=heir,
+            transport=self.transport,
+            tasks=self._tasks,
+            lease_s=lease_s,
+        )
+        self._greetings = Greetings(
+            link=self.link,
+            bus=self.bus,
+            chores=self.chores,
+            census=census,
+            finder=finder,
+            heir=heir,
+            transport=self.transport,
+            tasks=self._tasks,
+            lease_s=lease_s,
         )
         peers = engine.lookup.peers = Peers(
             bus=self.bus,
-            finder=heir,
+            finder=finder,
             tasks=self._tasks,
-            lease_s=self._settings.workers.lease_s,
+            lease_s=lease_s,
             local=engine.replies.get,
             cancel=engine.stop,
             forget=engine.deleted_elsewhere,
@@ -141,12 +168,11 @@ class Scaled:
             workers=pool,
             tasks=self._tasks,
         ).give
-        self._heir = heir
         self._tasks.spawn(self._govern(), name="watch the command budget")
 
     def start(self) -> None:
         """Begin what needs the link; after the transport has started."""
-        self._heir.start()
+        self._greetings.start()
 
     async def stop(self) -> None:
         """Before the link closes: tell what this process has sent."""
@@ -166,7 +192,7 @@ class Scaled:
         while True:
             await asyncio.sleep(1.0)
             now = time.monotonic()
-            self.budget.processes = 1 + len(self._heir.known)
+            self.budget.processes = 1 + len(self._greetings.known)
             if self.budget.monthly and now - told_at > _TELL_EVERY_S and self.link.is_up:
                 told_at = now
                 await self._tell()

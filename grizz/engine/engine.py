@@ -167,6 +167,15 @@ class Engine:
         """How many of this owner's jobs wait for a worker."""
         return self._transport.queued_of(owner)
 
+    @property
+    def waiting(self) -> int:
+        """Jobs of this node that wait for a worker."""
+        return self._transport.depth().queued
+
+    def position(self, response_id: str) -> int | None:
+        """How many jobs will be handed out before this one; None when it does not wait at this node."""
+        return self._transport.position(response_id)
+
     def check_readers(self, reply: Reply) -> None:
         """May one more reader follow it?
 

@@ -186,6 +186,13 @@ class Transport(Protocol):
     def queued_of(self, owner: str) -> int:
         """This owner's jobs of this home that wait for a worker."""
 
+    def position(self, job_id: str) -> int | None:
+        """How many jobs will be handed out before this one by the fair order, as far as this process knows.
+
+        0: it is next, or shown to workers elsewhere already. None: it does not wait (here). Takes time for each owner
+        who has something waiting.
+        """
+
     @property
     def trouble(self) -> str:
         """Why it runs on this process's memory alone, in a word; "" when nothing is wrong."""
@@ -285,14 +292,19 @@ class Finder(Protocol):
     def is_heir(self, node: str) -> bool:
         """Did this node take that one over? Then it hears what is said to it."""
 
-    def is_busy(self, node: str) -> bool:
-        """Is this node taking that one over right now?"""
+    @property
+    def is_busy(self) -> bool:
+        """Is this node taking another one over right now? Then it cannot know yet what it does not have."""
 
-    async def settled(self, node: str) -> None:
-        """Wait until a takeover that is under way is done. Cancel-safe."""
+    async def settled(self, within_s: float) -> bool:
+        """Wait until the takeovers under way here are done; False when they are not by then. Cancel-safe."""
 
-    async def anybody_dead(self) -> bool:
-        """Is a node silent that nobody has taken over yet? It is looked after. Not cancel-safe, as `seek`."""
+    async def anybody_dead(self, since: float) -> bool:
+        """Is a node silent that nobody has begun to take over? It is looked after. Not cancel-safe, as `seek`.
+
+        Args:
+            since: what was seen before that moment is too old.
+        """
 
     async def unknown(self, node: str) -> bool:
         """Is there no sign that such a node ever was? Cancel-safe."""

@@ -124,6 +124,10 @@ class MemoryTransport:
         """See `Transport.queued_of`."""
         return self._ledger.queued_of(owner)
 
+    def position(self, job_id: str) -> int | None:
+        """See `Transport.position`."""
+        return self._ledger.position(job_id)
+
     @property
     def trouble(self) -> str:
         """See `Transport.trouble`: memory has none."""

@@ -22,12 +22,14 @@ class Lane:
         waiting: creates behind the running one, with their bytes.
         cursor: what is delivered on it now.
         creating: a create is being submitted, or its response runs.
+        position: how many jobs come before its response, as the client was told last; None when it was not.
     """
 
     name: str | None
     waiting: list[tuple[Frame, int]] = field(default_factory=list)
     cursor: Cursor | None = None
     creating: bool = False
+    position: int | None = None
 
     @property
     def busy(self) -> bool:

@@ -122,6 +122,7 @@ class Server:
         server = self._settings.server
         port = await self._gate.listen(self._runner, server.host, server.port, self._tls)
         self._tasks.spawn(self._sockets.tend(), name="tend connections")
+        self._tasks.spawn(self._sockets.tell_positions(), name="tell positions")
         self.set_ready(True)
         return port
 

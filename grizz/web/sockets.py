@@ -32,6 +32,8 @@ log = logging.getLogger(__name__)
 _FLUSH_S = 2.0
 # How often connections are looked at; a shorter idle timeout makes it more often.
 _TEND_S = 5.0
+# How often clients hear of their place in the queue, when it has changed.
+_POSITIONS_S = 0.5
 # A client hears that it is idle when a tenth of its time is left.
 _WARN_PART = 0.1
 _REFUSED = {401: "auth", 403: "origin"}
@@ -197,6 +199,14 @@ class Sockets:
                 code = self._verdict(connection, loop.time())
                 if code:
                     self._tasks.spawn(connection.leave(code, _FLUSH_S), name="leave")
+
+    async def tell_positions(self) -> None:
+        """Tell clients how far their jobs have come in the queue, for ever."""
+        while True:
+            await asyncio.sleep(_POSITIONS_S)
+            if self._engine.waiting:
+                for connection in list(self._open):
+                    connection.tell_positions()
 
     def _verdict(self, connection: Connection, now: float) -> int:
         """With which code this connection is to be closed; 0 to keep it."""

@@ -173,6 +173,22 @@ class Connection:
             seconds = round(max(0.0, closes_in_s), 1)
             self.notify({"type": "grizz:idle", "sequence_number": 0, "closes_in_s": seconds})
 
+    def tell_positions(self) -> None:
+        """Tell a client that knows our events how many jobs come before each of its own, when that has changed."""
+        if not self._extended:
+            return
+        for lane in self._lanes:
+            cursor = lane.cursor
+            # Not before it has heard of the response: `response.created` comes first on every stream.
+            if cursor is None or cursor.position < 0 or cursor.reply.status != "queued":
+                lane.position = None
+                continue
+            position = self._engine.position(cursor.reply.id)
+            if position is not None and position != lane.position:
+                lane.position = position
+                notice = {"type": "grizz:queue", "sequence_number": cursor.position, "position": position}
+                self.notify({**notice, "response_id": cursor.reply.id}, lane.name)
+
     def notify(self, notice: dict[str, Any], lane_name: str | None = None) -> None:
         """Send a frame of the connection's own."""
         self._writer.notify(on_lane(orjson.dumps(notice), lane_name))

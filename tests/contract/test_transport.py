@@ -143,7 +143,7 @@ class Elsewhere:
         self.home, self.worker = home, worker
         # Nobody works where the jobs are made, and no jobs are made where they run.
         self.no_workers, self.no_home = Recorder(free=0), Recorder()
-        self.put, self.cancel = home.transport.put, home.transport.cancel
+        self.put, self.cancel, self.position = home.transport.put, home.transport.cancel, home.transport.position
         self.lease, self.renew, self.publish = worker.transport.lease, worker.transport.renew, worker.transport.publish
         self.ack, self.nack, self.release = worker.transport.ack, worker.transport.nack, worker.transport.release
 
@@ -472,6 +472,21 @@ async def test_owners_take_turns(transport: Transport, kind: str) -> None:
     # Workers elsewhere are shown each job as it comes, up to a window of 32: turns are taken behind it (see below).
     order = ["a1", "a2", "b1"] if kind == "redis-elsewhere" else ["a1", "b1", "a2"]
     assert [(await leased(transport)).job.id for _ in range(3)] == order
+
+
+async def test_a_job_that_waits_knows_how_many_are_handed_out_before_it(transport: Transport, kind: str, comes) -> None:
+    for name in ("a1", "a2"):
+        await transport.put(job(name, "a"))
+    await transport.put(job("b1", "b"))
+    # What is shown to workers elsewhere may be begun next, each of it.
+    places = {"a1": 0, "a2": 0, "b1": 0} if kind == "redis-elsewhere" else {"a1": 0, "b1": 1, "a2": 2}
+    assert {name: transport.position(name) for name in places} == places
+    assert transport.position("nobody's") is None
+    running = await leased(transport)
+    await comes(lambda: transport.position(running.job.id) is None)
+    if kind != "redis-elsewhere":  # there the worker has read all three by now
+        assert await transport.cancel("b1", Cause.CANCELLED) is Found.QUEUED
+        assert (transport.position("b1"), transport.position("a2")) == (None, 0)
 
 
 async def test_closing_wakes_those_who_wait_and_takes_nothing_new(transport: Transport) -> None:

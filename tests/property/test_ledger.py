@@ -180,6 +180,14 @@ class Histories(RuleBasedStateMachine):
             assert self.ledger.holder(job_id) == self.held.get(job_id)
             assert self.ledger.current(job_id) == (self.held | self.offered).get(job_id)
 
+    @invariant()
+    def what_waits_has_its_place_and_nothing_else_has(self) -> None:
+        places = {job_id: self.ledger.position(job_id) for job_id in self.alive}
+        assert {job_id for job_id, place in places.items() if place is None} == self.held.keys()
+        assert all(places[job_id] == 0 for job_id in self.offered)
+        waiting = sorted(places[job_id] for job_id in self.alive - self.held.keys() - self.offered.keys())
+        assert waiting == list(range(len(self.offered), self.ledger.queued))
+
 
 Histories.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
 TestLedgerHistories = Histories.TestCase
@@ -206,6 +214,48 @@ def test_a_released_job_counts_no_attempt_and_a_lost_one_does() -> None:
     third = ledger.lease(0.0)
     assert third is not None
     assert third.attempt == 2
+
+
+MOVES = st.tuples(st.sampled_from(["push", "front", "pop", "remove"]), st.sampled_from("abc"), st.integers(0, 20))
+
+
+@settings(deadline=None, max_examples=300)
+@given(st.lists(MOVES, max_size=60))
+def test_the_place_of_an_item_is_how_many_are_popped_before_it(moves: list[tuple[str, str, int]]) -> None:
+    queue: FairQueue[tuple[str, str]] = FairQueue()
+    queued: set[tuple[str, str]] = set()
+    for number, (move_, owner, which) in enumerate(moves):
+        if move_ == "pop":
+            queued.discard(queue.pop() or ("", ""))
+        elif move_ == "remove":
+            if mine := sorted(one for one in queued if one[0] == owner):
+                gone = mine[which % len(mine)]
+                assert queue.remove(*gone) == gone
+                queued.remove(gone)
+        else:
+            queue.push(owner, str(number), (owner, str(number)), front=move_ == "front")
+            queued.add((owner, str(number)))
+    places = {one: queue.position(*one) for one in queued}
+    assert [places[one] for one in iter(queue.pop, None)] == list(range(len(queued)))
+    assert all(queue.position(*one) is None for one in queued)
+
+
+@settings(deadline=None)
+@given(st.lists(st.sampled_from("abc"), max_size=12), st.integers(0, 12), st.integers(0, 3))
+def test_jobs_are_leased_in_the_order_of_their_places(owners: list[str], shown: int, again: int) -> None:
+    ledger = Ledger(max_jobs=20, max_bytes=100, lease_s=10, new_token=map(str, itertools.count()).__next__)
+    for number, owner in enumerate(owners):
+        ledger.put(Job(str(number), owner, None, 1, 0.0))
+    held = [delivery for _ in range(again) if (delivery := ledger.lease(0.0)) is not None]
+    for delivery in held:
+        assert ledger.position(delivery.job.id) is None
+        ledger.nack(delivery, delivery.job, 0.0)
+    offered = [delivery.job.id for _ in range(shown) if (delivery := ledger.offer()) is not None]
+    places = {str(number): ledger.position(str(number)) for number in range(len(owners))}
+    assert [places[job_id] for job_id in offered] == [0] * len(offered)
+    order = [delivery.job.id for delivery in iter(lambda: ledger.lease(0.0), None)]
+    assert [places[job_id] for job_id in order] == list(range(len(offered), len(owners)))
+    assert ledger.position("unknown") is None
 
 
 @settings(deadline=None)

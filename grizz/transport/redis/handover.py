@@ -165,7 +165,8 @@ class Handover:
                 jobs.papers.write(delivery)
             else:
                 await self._put(delivery)
-        await self._transport.inherit(sender)
+        for node in (sender, record.home_of(delivery.job.id)):
+            await self._transport.inherit(node)
         self._bus.post(sender, {"k": "inherited", "id": delivery.job.id})
 
     async def _put(self, delivery: Delivery) -> None:

@@ -121,7 +121,6 @@ class RedisTransport:
         bus.on("stop", self._on_stop)
         bus.on("again", self._on_again)
         bus.on("orphan", self._on_orphan)
-        bus.on("bereft", lambda sender, part, lines: self.keep_errands(part["home"]))
         bus.on("requeued", lambda sender, part, lines: self._home.forget(part["id"], sender))
 
     def __repr__(self) -> str:
@@ -245,6 +244,10 @@ class RedisTransport:
     def queued_of(self, owner: str) -> int:
         """See `Transport.queued_of`."""
         return self.jobs.ledger.queued_of(owner)
+
+    def position(self, job_id: str) -> int | None:
+        """See `Transport.position`."""
+        return self.jobs.ledger.position(job_id)
 
     @property
     def trouble(self) -> str:
@@ -460,11 +463,13 @@ class RedisTransport:
                 self.jobs.places.place(job).entry = errand.entry
             else:
                 self._chores.entry(errand.entry)  # its record says the same, and under the right name
-        self._tasks.spawn(self.inherit(errand.home), name=f"listen for {errand.home}")
+        # Whoever took the job over before may have had another name than the one that its id says.
+        for node in {errand.home: None, home_of(job.id): None}:
+            self._tasks.spawn(self.inherit(node), name=f"listen for {node}")
 
     async def inherit(self, node: str) -> None:
         """From now on, what is said to that node is said to this one too."""
-        if node not in self.inherited:
+        if node not in self.inherited and node != self._bus.node:
             self.inherited[node] = None
             await self._link.subscribe(self._keys.channel(node))
 
