@@ -22,7 +22,7 @@ from grizz.web.http import Api
 from grizz.web.limits import Limits
 from grizz.web.pages import Pages
 from grizz.web.sockets import Sockets
-from grizz.web.tls import load_certificate
+from grizz.web.tls import check_certificate, load_certificate
 from grizz.web.watchdog import Watchdog
 
 log = logging.getLogger(__name__)
@@ -132,9 +132,12 @@ class Server:
         Raises:
             ConfigError: a file that they name cannot be used; nothing was taken over.
         """
-        if self._tls is not None and settings.server.tls_cert_file:
-            load_certificate(self._tls, settings.server)
+        tls = self._tls if settings.server.tls_cert_file else None
+        if tls is not None:
+            check_certificate(settings.server)
         self._door.reload(settings)
+        if tls is not None:
+            load_certificate(tls, settings.server)
         self._settings = settings
         self._limits.reload(settings.limits, settings.keys)
         self._sockets.reload(settings)

@@ -21,6 +21,7 @@ from grizz.web.auth import Door, Identity
 from grizz.web.auth.credentials import protocols
 from grizz.web.errors import REQUEST_ID, Answers
 from grizz.web.limits import Limits, Place
+from grizz.web.notices import AUTHENTICATED
 from grizz.web.socket import Socket
 from grizz.web.stranger import introduction, reject
 from grizz.web.watchdog import Guard, Watchdog
@@ -141,7 +142,7 @@ class Sockets:
             await reject(ws, guard, error, code)
             return None
         connection = self._opened(request, ws, guard, identity, introduced=True)
-        connection.notify({"type": "grizz:authenticated", "sequence_number": 0})
+        connection.notify(AUTHENTICATED)
         return connection
 
     def _refused(self, error: RequestError) -> None:
@@ -155,6 +156,7 @@ class Sockets:
             name=request[REQUEST_ID],
             identity=identity,
             extended=introduced or "grizz" in protocols(request),
+            door=self._door,
             engine=self._engine,
             limits=self._limits,
             settings=self._settings,

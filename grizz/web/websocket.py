@@ -19,7 +19,8 @@ from grizz.protocol import requests
 from grizz.protocol.events import on_lane
 from grizz.tasks import TaskOwner
 from grizz.telemetry.metrics import Metrics
-from grizz.web.auth import Identity
+from grizz.web import notices
+from grizz.web.auth import Door, Identity
 from grizz.web.errors import envelope
 from grizz.web.lanes import Frame, Lane, Lanes
 from grizz.web.limits import Limits, submit
@@ -47,6 +48,7 @@ class Connection:
 
     __slots__ = (
         "_default_model",
+        "_door",
         "_engine",
         "_extended",
         "_guard",
@@ -74,6 +76,7 @@ class Connection:
         name: str,
         identity: Identity,
         extended: bool,
+        door: Door,
         engine: Engine,
         limits: Limits,
         settings: Settings,
@@ -90,6 +93,7 @@ class Connection:
         self.closes_at = 0.0
         self._ws = ws
         self._extended = extended
+        self._door = door
         self._engine = engine
         self._limits = limits
         self._guard = guard
@@ -170,8 +174,7 @@ class Connection:
         """It will be closed; a client that knows our events is told, once, and any frame of its own prevents it."""
         self.closes_at = now + max(0.0, closes_in_s)
         if self._extended:
-            seconds = round(max(0.0, closes_in_s), 1)
-            self.notify({"type": "grizz:idle", "sequence_number": 0, "closes_in_s": seconds})
+            self.notify(notices.idle(closes_in_s))
 
     def tell_positions(self) -> None:
         """Tell a client that knows our events how many jobs come before each of its own, when that has changed."""
@@ -186,10 +189,9 @@ class Connection:
             position = self._engine.position(cursor.reply.id)
             if position is not None and position != lane.position:
                 lane.position = position
-                notice = {"type": "grizz:queue", "sequence_number": cursor.position, "position": position}
-                self.notify({**notice, "response_id": cursor.reply.id}, lane.name)
+                self.notify(notices.queue(cursor.reply.id, cursor.position, position), lane.name)
 
-    def notify(self, notice: dict[str, Any], lane_name: str | None = None) -> None:
+    def notify(self, notice: notices.Notice, lane_name: str | None = None) -> None:
         """Send a frame of the connection's own."""
         self._writer.notify(on_lane(orjson.dumps(notice), lane_name))
 
@@ -281,18 +283,27 @@ class Connection:
         self._writer.presence = state
         self._writer.wake()
 
+    def _on_auth(self, frame: Frame, lane_name: str | None, size: int) -> None:
+        token = frame.get("token")
+        if not isinstance(token, str):
+            raise RequestError(400, Code.MISSING_PARAMETER, "'grizz:auth' needs a 'token'.", param="token")
+        self._tasks.spawn(self._renew(token), name="renew a token")
+
+    async def _renew(self, token: str) -> None:
+        """Somebody known says again who it is: a token that expires is followed by another one of the same user."""
+        try:
+            if self._door.has_accounts:
+                identity = await self._door.authenticate(token)
+                if identity.owner != self.identity.owner:
+                    text = "This token is another user's; open another connection for it."
+                    raise RequestError(403, Code.INVALID_API_KEY, text, param="token")
+                self.identity = identity
+            self.notify(notices.AUTHENTICATED)
+        except RequestError as error:
+            self._refuse(error, None)
+
     def _on_steer(self, frame: Frame, lane_name: str | None, size: int) -> None:
-        refused = {
-            "type": "response.steer.failed",
-            "sequence_number": 0,
-            "error": {
-                "type": "invalid_request_error",
-                "code": Code.STEERING_NOT_SUPPORTED,
-                "message": "A running response takes no further input here; cancel it, or create another after it.",
-            },
-            "steer": {"previous_response_id": frame.get("previous_response_id"), "input": frame.get("input")},
-        }
-        self.notify(refused, lane_name)
+        self.notify(notices.steer_failed(frame), lane_name)
 
     def _on_processed(self, frame: Frame, lane_name: str | None, size: int) -> None:
         """Some clients acknowledge what they have used. An answer would be taken for that of their next turn."""
@@ -303,6 +314,7 @@ class Connection:
         "response.steer": _on_steer,
         "response.processed": _on_processed,
         "grizz:attach": _on_attach,
+        "grizz:auth": _on_auth,
         "grizz:detach": _on_detach,
         "grizz:presence": _on_presence,
     }
@@ -362,16 +374,7 @@ class Connection:
     def _attached(self, lane: Lane, response_id: str, after: int, last_seq: int, status: str, attempt: int) -> None:
         if not self._extended:
             return  # a stock SDK knows no such event
-        # The caller's own cursor, not the log's end: clients keep the last number they saw (protocol §12.2).
-        notice = {
-            "type": "grizz:attached",
-            "sequence_number": after,
-            "last_sequence_number": last_seq,
-            "response_id": response_id,
-            "status": status,
-            "attempt": attempt,
-        }
-        self.notify(notice, lane.name)
+        self.notify(notices.attached(response_id, after, last_seq, status, attempt), lane.name)
 
     def _refuse(self, error: RequestError, lane_name: str | None) -> None:
         self.notify(envelope(error), lane_name)

@@ -157,6 +157,8 @@ async def test_it_serves_https_and_wss_and_takes_a_renewed_certificate_at_sighup
     [
         ({"GRIZZ_SERVER_TLS_CERT_FILE": "/no/such.pem"}, 2, "server.tls_cert_file = '/no/such.pem': cannot be used"),
         ({"GRIZZ_SERVER_TLS_CERT_FILE": str(ROOT / "README.md")}, 2, "cannot be used"),
+        ({"GRIZZ_AUTH_JWT_KEYS": "/no/such.json"}, 2, "auth.jwt_keys"),
+        ({"GRIZZ_AUTH_JWT_SECRET": "short-and-easy"}, 2, "at least 32 characters"),
         ({"GRIZZ_SERVER_HOST": "192.0.2.1", "GRIZZ_SERVER_ALLOW_ANONYMOUS": "1"}, 1, "cannot listen"),
     ],
 )

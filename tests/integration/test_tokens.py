@@ -25,6 +25,7 @@ from grizz.tasks import TaskOwner
 from grizz.web.auth import Door, Identity
 from grizz.web.auth.key_sets import UrlKeySet, parse
 from tests.accounts import SECRET, Signer, bearer, claims_of, key_set, key_set_server, secret_token
+from tests.conftest import Grizz
 from tests.player import Player
 
 RSA = Signer("RS256", "rsa")
@@ -328,6 +329,29 @@ async def test_a_token_works_over_http_and_websocket_and_its_end_closes_the_sock
         assert answer.status == 200
     player = await Player.connect(http, grizz.ws_url, headers=bearer(secret_token(exp=int(time.time()) + 2)))
     assert await player.closed() == 1008
+
+
+async def test_a_token_is_renewed_on_an_open_socket_by_the_same_user_only(
+    start_grizz, http: aiohttp.ClientSession
+) -> None:
+    grizz = await start_grizz(environ={"GRIZZ_AUTH_JWT_SECRET": SECRET}, auth__jwt_leeway_s=0, server__max_age_s=25)
+    player = await Player.connect(http, grizz.ws_url, headers=bearer(secret_token(exp=int(time.time()) + 3)))
+    await player.send({"type": "grizz:auth", "token": secret_token(sub="somebody else")})
+    assert (await player.next())["status"] == 403
+    await player.send({"type": "grizz:auth", "token": "nonsense"})
+    assert (await player.next())["status"] == 401
+    await player.send({"type": "grizz:auth", "token": secret_token(exp=int(time.time()) + 600)})
+    assert (await player.next())["type"] == "grizz:authenticated"
+    await asyncio.sleep(4.5)
+    assert (await player.ask("[[echo:still me]]"))[-1]["type"] == "response.completed"
+
+
+async def test_who_introduces_itself_where_nobody_needs_to_is_told_that_all_is_well(
+    grizz: Grizz, http: aiohttp.ClientSession
+) -> None:
+    player = await Player.connect(http, grizz.ws_url)
+    await player.send({"type": "grizz:auth", "token": "whatever"})
+    assert (await player.next())["type"] == "grizz:authenticated"
 
 
 def test_an_identity_shows_no_proof_in_logs() -> None:

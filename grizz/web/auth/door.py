@@ -32,7 +32,6 @@ from grizz.web.auth.tokens import Tokens, looks_like_token
 
 log = logging.getLogger(__name__)
 
-WEBSOCKET_PATH = "/v1/responses"
 OWNER_COOKIE = "grizz_owner"
 # The one owner of all clients of this machine that have no account.
 LOCAL = "local"
@@ -156,15 +155,14 @@ class Door:
         return self._rules.accounts
 
     async def admit(self, request: web.Request) -> None:
-        """For a middleware: nothing but pages and health checks is open to whom nobody knows, whatever route it is.
+        """Nothing but pages and health checks is open to whom nobody knows, whatever the route and its handler.
 
-        /metrics is, to a scraper on this machine: a request from loopback that no proxy has passed on. A WebSocket's
-        own handler asks, since it may let somebody in who has yet to say who it is.
+        /metrics is, to a scraper on this machine: a request from loopback that no proxy has passed on.
 
         Raises:
             RequestError: 401 or 403.
         """
-        if _PUBLIC.match(request.path) or (request.path == WEBSOCKET_PATH and is_upgrade(request)):
+        if _PUBLIC.match(request.path):
             return
         if request.path == "/metrics" and self._rules.places.is_direct_loopback(request):
             return

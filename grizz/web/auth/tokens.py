@@ -18,7 +18,7 @@ from grizz.errors import Code, ConfigError, RequestError
 from grizz.web.auth.identity import Identity, refused
 from grizz.web.auth.key_sets import KeySet, SigningKey
 
-# RS256 takes about 50 µs (measured): not much, but SDKs show the same token with each request.
+# A check takes 0.15 to 0.3 ms of CPU, remembering it 5 µs (measured); SDKs show the same token with each request.
 MAX_CACHED = 10_000
 # RFC 7518: an HS256 secret is at least as long as the hash. A shorter one can be guessed from any token, offline.
 MIN_SECRET_BYTES = 32
