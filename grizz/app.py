@@ -14,7 +14,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from grizz import __version__
-from grizz.config import Settings
+from grizz.config import Settings, change
 from grizz.engine.engine import Engine
 from grizz.engine.flusher import Flusher
 from grizz.engine.history import History
@@ -32,6 +32,7 @@ from grizz.transport.memory import MemoryTransport
 from grizz.upstream.demo import DemoServer
 from grizz.upstream.openai import OpenAIUpstream
 from grizz.web.server import Server
+from grizz.web.tls import tls_context
 
 log = logging.getLogger(__name__)
 
@@ -41,10 +42,14 @@ OPENAI_MODEL = "gpt-5-mini"
 _LAG_EVERY_S = 0.1
 
 
-def serve(settings: Settings) -> int:
-    """Run until a signal; returns the exit status."""
+def serve(settings: Settings, read_again: Callable[[], Settings]) -> int:
+    """Run until a signal; returns the exit status.
+
+    Args:
+        read_again: reads the settings anew, at a SIGHUP; raises ConfigError.
+    """
     with logs.setup(settings.log.level, settings.log.format), asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        return runner.run(_run(settings))
+        return runner.run(_run(settings, read_again))
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
@@ -55,7 +60,7 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     return uvloop.new_event_loop
 
 
-async def _run(settings: Settings) -> int:
+async def _run(settings: Settings, read_again: Callable[[], Settings]) -> int:
     app = App(settings)
     try:
         port = await app.start()
@@ -70,9 +75,11 @@ async def _run(settings: Settings) -> int:
         return 1
     gc.collect()
     gc.freeze()  # a full collection over what never goes away takes 60 ms (measured)
-    url = f"http://{settings.server.host}:{port}/"
+    host = f"[{settings.server.host}]" if ":" in settings.server.host else settings.server.host
+    url = f"{'https' if settings.server.tls_cert_file else 'http'}://{host}:{port}/"
     log.info("ready", extra={"url": url, "version": __version__, "model": app.model_name})
     stopping = _on_signals()
+    app.reload_on_signal(read_again)
     await stopping.wait()
     await app.drain()
     await app.stop()
@@ -149,9 +156,40 @@ class App:
             on_error=self._unhandled,
             demo=self._demo is not None,
             upstream=self.upstream.name,
+            tls=tls_context(settings.server),
         )
         self.model_name = model
         return await self.server.start(model)
+
+    def reload_on_signal(self, read_again: Callable[[], Settings]) -> None:
+        """At each SIGHUP take over what may change without a restart."""
+
+        async def reload() -> None:
+            try:
+                settings = await asyncio.to_thread(read_again)
+                self.reload(settings)
+            except ConfigError as error:
+                log.error("settings not reloaded, the old ones stay", extra={"err": str(error)})
+
+        if hasattr(signal, "SIGHUP"):  # Windows has none
+            asyncio.get_running_loop().add_signal_handler(
+                signal.SIGHUP, lambda: self._tasks.spawn(reload(), name="reload settings")
+            )
+
+    def reload(self, settings: Settings) -> None:
+        """Take over what may change without a restart; what may not is named in the log.
+
+        Raises:
+            ConfigError: a file that they name cannot be used; nothing was taken over.
+        """
+        changed = change(self._settings, settings)
+        self.server.reload(changed.settings)
+        self.engine.readers_per_response = changed.settings.limits.readers_per_response
+        logging.getLogger("grizz").setLevel(changed.settings.log.level.upper())
+        self._settings = changed.settings
+        log.info("settings reloaded", extra={"changed": list(changed.taken)})
+        if changed.refused:
+            log.warning("these settings need a restart", extra={"settings": list(changed.refused)})
 
     async def drain(self) -> None:
         """Leave without breaking a stream: see docs/architecture.md for the order."""
@@ -249,7 +287,6 @@ class App:
             metrics=self.metrics,
             tasks=self._tasks,
             free_slots=lambda: self.pool.free,
-            concurrent_per_owner=settings.limits.concurrent_responses_per_user,
             readers_per_response=settings.limits.readers_per_response,
             lease_s=settings.workers.lease_s,
             keep_s=settings.history.keep_s,

@@ -9,7 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from grizz import __version__
-from grizz.config import SECTIONS, SETTINGS, Loaded, Settings, load
+from grizz.config import SETTINGS, Loaded, load
+from grizz.config.schema import NAME
+from grizz.config.settings import entry
+from grizz.core import api_keys
 from grizz.errors import ConfigError
 
 DEFAULT_FILE = Path("config.toml")
@@ -28,6 +31,7 @@ examples:
   OPENAI_BASE_URL=http://127.0.0.1:11434/v1 python grizz.py
                                                   answers by any compatible server, here a local one
   python grizz.py --redis-url redis://127.0.0.1   one of several processes that share their work
+  python grizz.py new-key alice                   an API key, and the lines that let it in
   python grizz.py dead-letters list               jobs that were given up; also: requeue, drop
   python grizz.py --check-config                  show every setting, its value and where it came from
 
@@ -41,6 +45,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     if arguments[:1] == ["dead-letters"]:
         return _dead_letters(arguments[1:])
+    if arguments[:1] == ["new-key"]:
+        return _new_key(arguments[1:])
     options = vars(_parser().parse_args(arguments))
     try:
         loaded = _load(options)
@@ -54,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Late, so that --help and --check-config need not wait for the server's imports.
     from grizz.app import serve
 
-    return serve(loaded.settings)
+    return serve(loaded.settings, lambda: _load(options).settings)
 
 
 def _dead_letters(arguments: Sequence[str]) -> int:
@@ -77,20 +83,57 @@ def _dead_letters(arguments: Sequence[str]) -> int:
     return dead_letters.run(loaded.settings, options)
 
 
+def _new_key(arguments: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="grizz new-key",
+        description="Makes an API key. It is shown this once: the configuration holds its hash alone.",
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "name", metavar="NAME", nargs="?", default="main", help="whose key it is: a-z, 0-9 and - (default: main)"
+    )
+    name = parser.parse_args(arguments).name
+    if not NAME.fullmatch(name):
+        parser.error(f"NAME must begin with a letter and have at most 32 of a-z, 0-9 and -, not {name!r}")
+    key = api_keys.new_key()
+    print(
+        _KEY_TEXT.format(
+            key=key, hash=api_keys.hash_of(key), name=name, env=entry("keys", name)[f"keys.{name}.hashes"].env
+        )
+    )
+    return 0
+
+
+_KEY_TEXT = """\
+{key}
+
+The key above is shown this once. To let it in, put its hash into config.toml:
+
+  [keys.{name}]
+  hashes = ["{hash}"]
+
+or into the environment:
+
+  {env}={hash}
+
+A new key for the same name: add its hash to the list, reload, give the key out, then take the old hash away."""
+
+
 def report(loaded: Loaded) -> str:
     """Every setting in force, its value and where it came from, in columns; secrets as ***."""
-    rows = {key: item.render(_value(loaded.settings, key)) for key, item in SETTINGS.items()}
-    names = max(len(key.partition(".")[2]) for key in rows)
+    rows = {key: item.render(loaded.values[key]) for key, item in loaded.known.items()}
+    sections = dict.fromkeys(key.rpartition(".")[0] for key in rows)
+    names = max(len(key.rpartition(".")[2]) for key in rows)
     values = max(map(len, rows.values()))
     lines = []
-    for section in SECTIONS:
+    for section in sections:
         lines.append(f"[{section}]")
         for key, value in rows.items():
-            if key.startswith(f"{section}."):
-                name = key.partition(".")[2]
+            head, _, name = key.rpartition(".")
+            if head == section:
                 lines.append(f"  {name:<{names}}  {value:<{values}}  {loaded.sources[key]}")
         lines.append("")
-    return "\n".join([*lines, f"upstream: {_upstream(loaded.settings)}"])
+    return "\n".join([*lines, f"upstream: {_upstream(loaded)}"])
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -152,18 +195,17 @@ def _complaint(error: ConfigError) -> str:
     return "\n".join([f"grizz: cannot start, {count} in the settings:", *lines])
 
 
-def _upstream(settings: Settings) -> str:
+def _upstream(loaded: Loaded) -> str:
+    settings = loaded.settings
     if settings.demo.enabled:
         return "the demo model (demo.enabled)"
     if settings.uses_demo:
         return "the demo model (neither an API key nor a base URL is set)"
-    return _rendered(settings, "upstream.base_url").strip('"') or "https://api.openai.com/v1"
+    if settings.upstreams:
+        by_priority = sorted(settings.upstreams.items(), key=lambda item: item[1].priority)
+        return ", ".join(f"{name} ({_shown(loaded, f'upstreams.{name}.base_url')})" for name, _ in by_priority)
+    return _shown(loaded, "upstream.base_url") or "https://api.openai.com/v1"
 
 
-def _rendered(settings: Settings, key: str) -> str:
-    return SETTINGS[key].render(_value(settings, key))
-
-
-def _value(settings: Settings, key: str) -> object:
-    section, _, name = key.partition(".")
-    return getattr(getattr(settings, section), name)
+def _shown(loaded: Loaded, key: str) -> str:
+    return loaded.known[key].render(loaded.values[key]).strip('"')

@@ -13,6 +13,7 @@ GrizzError
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import StrEnum
 from typing import Any
 
@@ -46,9 +47,13 @@ class Code(StrEnum):
     NOT_FOUND = "not_found"
     METHOD_NOT_ALLOWED = "method_not_allowed"
     UPGRADE_REQUIRED = "upgrade_required"
+    MISSING_API_KEY = "missing_api_key"
+    INVALID_API_KEY = "invalid_api_key"
+    TOKEN_EXPIRED = "token_expired"
     FORBIDDEN_ORIGIN = "forbidden_origin"
     FORBIDDEN_HOST = "forbidden_host"
     BODY_TOO_LARGE = "body_too_large"
+    REQUEST_TIMEOUT = "request_timeout"
     # What a response may fail with (`response.error.code`).
     SERVER_ERROR = "server_error"
     INVALID_PROMPT = "invalid_prompt"
@@ -72,6 +77,7 @@ class RequestError(GrizzError):
         code: one of `Code`.
         param: the offending parameter, as the client spelled it, or None.
         retry_after_s: seconds after which trying again is sensible, or None.
+        headers: further ones for the answer.
     """
 
     def __init__(
@@ -82,6 +88,7 @@ class RequestError(GrizzError):
         *,
         param: str | None = None,
         retry_after_s: float | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(message)
         self.status = status
@@ -89,6 +96,7 @@ class RequestError(GrizzError):
         self.message = message
         self.param = param
         self.retry_after_s = retry_after_s
+        self.headers = headers or {}
 
     @property
     def type(self) -> str:

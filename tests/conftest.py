@@ -8,7 +8,7 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -39,13 +39,16 @@ class Grizz:
 
 
 @asynccontextmanager
-async def running_grizz(**overrides: object) -> AsyncIterator[Grizz]:
-    """Start Grizz here; overrides are dotted settings with `__` for the dot, such as `workers__concurrency=1`."""
+async def running_grizz(environ: Mapping[str, str] | None = None, **overrides: object) -> AsyncIterator[Grizz]:
+    """Start Grizz here; overrides are dotted settings with `__` for the dot, such as `workers__concurrency=1`.
+
+    What no flag may carry, such as keys and secrets, goes into `environ`.
+    """
     demo = DemoServer(tokens_per_second=0)
     await demo.start()
     flags: dict[str, object] = {"server.port": 0, "server.drain_timeout_s": 0.2, "upstream.model": "grizz-demo"}
     flags |= {key.replace("__", "."): value for key, value in overrides.items()}
-    environ = {"GRIZZ_UPSTREAM_BASE_URL": demo.url, "GRIZZ_UPSTREAM_API_KEY": "test"}
+    environ = {"GRIZZ_UPSTREAM_BASE_URL": demo.url, "GRIZZ_UPSTREAM_API_KEY": "test", **(environ or {})}
     app = App(load(flags, environ, None).settings)
     try:
         port = await app.start()
@@ -110,7 +113,7 @@ class Process:
         assert self.popen.stderr is not None
         for line in self.popen.stderr:
             self.log.append(line)
-            if match := re.search(r"url=(http://\S+?)/(\s|$)", line):
+            if match := re.search(r"url=(https?://\S+?)/(\s|$)", line):
                 return match[1]
         raise AssertionError(f"Grizz did not start: {self.log}")
 

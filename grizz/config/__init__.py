@@ -2,18 +2,24 @@
 
     schema.py     what one setting is: bounds, units, text to value and back
     settings.py   every setting there is, section by section
+    tables.py     named tables, of which there may be many
+    live.py       what may change while the process runs
     sources.py    where values come from, and what takes precedence
 
 Precedence: flags > GRIZZ_SECTION_KEY > OPENAI_API_KEY, OPENAI_BASE_URL, OPENAI_MODEL > config.toml > defaults.
 Names carry their unit: `_s` seconds, `_ms` milliseconds, `_bytes` bytes.
 """
 
+from grizz.config.live import Change, change, is_live
 from grizz.config.schema import Setting
 from grizz.config.settings import (
     SECTIONS,
     SETTINGS,
+    TABLES,
+    AuthSettings,
     DemoSettings,
     HistorySettings,
+    KeySettings,
     LimitSettings,
     LogSettings,
     QueueSettings,
@@ -29,8 +35,12 @@ from grizz.config.sources import Loaded, default_toml, is_loopback, load
 __all__ = [
     "SECTIONS",
     "SETTINGS",
+    "TABLES",
+    "AuthSettings",
+    "Change",
     "DemoSettings",
     "HistorySettings",
+    "KeySettings",
     "LimitSettings",
     "Loaded",
     "LogSettings",
@@ -42,7 +52,9 @@ __all__ = [
     "Settings",
     "UpstreamSettings",
     "WorkerSettings",
+    "change",
     "default_toml",
+    "is_live",
     "is_loopback",
     "load",
 ]

@@ -59,6 +59,14 @@ REDIS_URL = Form(
     "a redis://, rediss://, unix://, redis+sentinel:// or redis+cluster:// URL like redis://127.0.0.1:6379",
     is_redis_url,
 )
+NETWORKS = Form("addresses or networks like 10.0.0.0/8", lambda text: ipaddress.ip_network(text, strict=False))
+KEY_HASH = Form(
+    "hashes like sha256:9f86d0…, as `python grizz.py new-key` prints", re.compile(r"sha256:[0-9a-f]{64}").fullmatch
+)
+MODELS = Form(
+    "model names, or name=name-there when it is called otherwise there", re.compile(r"[^\s=,]+(=[^\s=,]+)?").fullmatch
+)
+NAME = re.compile(r"[a-z][a-z0-9-]{0,31}")
 PREFIX = Form("letters, digits, . _ - and :, at most 64", re.compile(r"[\w.:-]{1,64}").fullmatch)
 
 
@@ -68,6 +76,7 @@ class Setting:
 
     `low` and `high` are in the setting's own unit, both allowed. `form` judges a text, or each item of a list.
     `secret`: nobody may see the value, or the password in a URL. `flag`: the command line option, if it has one.
+    `only`: the setting exists in the plain section ("section") or in its named tables ("table") alone.
     """
 
     key: str
@@ -79,11 +88,12 @@ class Setting:
     form: Form = TEXT
     secret: Literal["", "all", "password"] = ""
     flag: str = ""
+    only: Literal["", "section", "table"] = ""
 
     @property
     def env(self) -> str:
         """The environment variable that sets it."""
-        return "GRIZZ_" + self.key.replace(".", "_").upper()
+        return "GRIZZ_" + re.sub(r"[.-]", "_", self.key).upper()
 
     @property
     def unit(self) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 
 from grizz.config.schema import (
     ADDRESS,
@@ -11,8 +12,11 @@ from grizz.config.schema import (
     HOST,
     HTTP_URL,
     KEY,
+    KEY_HASH,
     KIB,
     MIB,
+    MODELS,
+    NETWORKS,
     ORIGIN,
     PREFIX,
     REDIS_URL,
@@ -32,11 +36,48 @@ class ServerSettings:
     )
     allowed_origins: tuple[str, ...] = setting((), "origins besides our own whose pages may connect", form=ORIGIN)
     allowed_hosts: tuple[str, ...] = setting((), "names besides our own address a Host header may carry", form=HOST)
+    trusted_proxies: tuple[str, ...] = setting(
+        (), "proxies whose X-Forwarded-For and -Proto are believed", form=NETWORKS
+    )
+    tls_cert_file: str = setting("", "certificate to serve https and wss with, and its chain; empty serves plain")
+    tls_key_file: str = setting("", "key of that certificate, if the same file does not hold it")
     drain_timeout_s: float = setting(25.0, "how long a stop waits for running answers", flag="--drain-timeout")
     drain_delay_s: float = setting(0.0, "how long a stop still accepts, so that load balancers notice first")
     max_message_bytes: int = setting(16 * MIB, "largest WebSocket message and HTTP body", low=KIB, high=GIB)
     heartbeat_s: float = setting(25.0, "time between WebSocket pings", low=0.1)
     stall_timeout_s: float = setting(10.0, "a write stuck for longer ends its connection", low=0.1)
+    request_timeout_s: float = setting(30.0, "longest time a client may take to send one request", low=0.1)
+    idle_timeout_s: float = setting(
+        300.0, "a WebSocket without a frame for longer is closed, unless it waits for an answer; 0 never"
+    )
+    max_age_s: float = setting(3600.0, "a WebSocket older than that takes no more requests, and ends; 0 never")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuthSettings:
+    """Who may use it. With a [keys.NAME] or a JWT setting, nobody else may, unless server.allow_anonymous says so."""
+
+    jwt_secret: str = setting("", "secret that signs HS256 tokens", form=KEY, secret="all")
+    jwt_keys: str = setting("", "file or https URL of a JSON Web Key Set that signs RS256 and ES256 tokens")
+    jwt_issuer: str = setting("", "issuer a token must have; empty takes any")
+    jwt_audience: str = setting("", "audience a token must have; empty takes any")
+    jwt_user_claim: str = setting("sub", "claim that names the user")
+    jwt_leeway_s: float = setting(30.0, "how far the clock of who signs tokens may be off")
+    ticket_s: float = setting(30.0, "how long a ticket for one WebSocket is valid", low=1)
+    first_message_s: float = setting(5.0, "how long a WebSocket may wait before it says who it is", low=0.1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeySettings:
+    """A user's API keys, and limits of their own instead of those in [limits]; 0 keeps that of [limits]."""
+
+    hashes: tuple[str, ...] = setting((), "hashes of the keys; several while one replaces another", form=KEY_HASH)
+    user: str = setting("", "whose they are, to share answers with other keys; empty is the table's name")
+    connections: int = setting(0, "open connections with these keys")
+    concurrent_responses: int = setting(0, "unfinished responses of these keys")
+    requests_per_minute: int = setting(0, "new responses of these keys within a minute")
+    tokens_per_minute: int = setting(0, "tokens, in and out, of these keys within a minute")
+    queue_share: float = setting(0.0, "the part of the queue that jobs of their user may fill", high=1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,20 +94,23 @@ class WorkerSettings:
 class QueueSettings:
     """Jobs that wait for a worker; a request beyond these bounds is refused."""
 
-    max_jobs: int = setting(1000, "most jobs waiting", low=1)
+    max_jobs: int = setting(10_000, "most jobs waiting", low=1)
     max_bytes: int = setting(256 * MIB, "most bytes of jobs waiting", low=KIB)
     max_wait_s: float = setting(300.0, "longest time a job waits before it fails", low=0.1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LimitSettings:
-    """How much clients may do. In the first five, 0 means no limit."""
+    """How much clients may do. In the first six, 0 means no limit."""
 
-    connections: int = setting(10_000, "open WebSockets in all")
-    connections_per_user: int = setting(0, "open WebSockets of one user")
-    connections_per_address: int = setting(0, "open WebSockets from one IP address")
+    connections_per_user: int = setting(0, "open connections of one user")
+    connections_per_address: int = setting(1000, "open connections from one IP address; this machine's are not counted")
     concurrent_responses_per_user: int = setting(0, "unfinished responses of one user")
     requests_per_minute: int = setting(0, "new responses of one user within a minute")
+    tokens_per_minute: int = setting(0, "tokens, in and out, of one user within a minute")
+    queue_share: float = setting(0.5, "the part of the queue that one user's jobs may fill", high=1)
+    connections: int = setting(10_000, "open connections in all: WebSockets, and HTTP requests being answered", low=1)
+    connections_unknown: int = setting(200, "WebSockets that have not said yet who they are", low=1)
     lanes_per_connection: int = setting(32, "lanes of one WebSocket", low=1)
     responses_per_connection: int = setting(16, "unfinished responses of one WebSocket", low=1)
     queued_creates_per_connection: int = setting(64, "requests waiting for their turn on one WebSocket", low=1)
@@ -75,16 +119,27 @@ class LimitSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UpstreamSettings:
-    """The OpenAI-compatible API that answers; with neither key nor base URL, the built-in demo model does."""
+    """The OpenAI-compatible API that answers; with neither key nor base URL, the built-in demo model does.
+
+    With named tables they answer, and the section holds what is the same for all of them.
+    """
+
+    priority: int = setting(1, "lower ones are asked first; equal ones take turns", only="table")
+    models: tuple[str, ...] = setting((), "models it has; none listed takes any", form=MODELS, only="table")
 
     base_url: str = setting(
         "", "base URL of the API, also OPENAI_BASE_URL; empty is OpenAI's own", form=HTTP_URL, secret="password"
     )
     api_key: str = setting("", "key of the API", form=KEY, secret="all")
-    model: str = setting("", "model of requests that name none, also OPENAI_MODEL")
+    model: str = setting("", "model of requests that name none, also OPENAI_MODEL", only="section")
     max_retries: int = setting(2, "tries after the first one; only before the first word of an answer", high=10)
     connect_timeout_s: float = setting(5.0, "longest time to connect", low=0.1)
+    first_token_timeout_s: float = setting(60.0, "longest time to the first word of an answer", low=0.1)
     idle_timeout_s: float = setting(60.0, "longest silence before and within an answer", low=0.1)
+    max_connections: int = setting(1000, "most requests to it at the same time", low=1, high=100_000)
+    breaker_failures: int = setting(5, "failures in a row, within a minute, after which it rests", low=1)
+    breaker_first_s: float = setting(2.0, "its shortest rest; each one is longer, until it answers", low=0.1)
+    breaker_longest_s: float = setting(60.0, "its longest rest", low=0.1)
     max_tokens_field: str = setting(
         "max_tokens", "what the API calls the limit of tokens", choices=("max_tokens", "max_completion_tokens")
     )
@@ -158,6 +213,7 @@ class Settings:
     """Every setting. `Settings()` is all defaults; only what `load` returns has been validated."""
 
     server: ServerSettings = ServerSettings()
+    auth: AuthSettings = AuthSettings()
     workers: WorkerSettings = WorkerSettings()
     queue: QueueSettings = QueueSettings()
     limits: LimitSettings = LimitSettings()
@@ -167,17 +223,39 @@ class Settings:
     log: LogSettings = LogSettings()
     redis: RedisSettings = RedisSettings()
     demo: DemoSettings = DemoSettings()
+    upstreams: Mapping[str, UpstreamSettings] = field(default_factory=dict)
+    keys: Mapping[str, KeySettings] = field(default_factory=dict)
 
     @property
     def uses_demo(self) -> bool:
         """Whether the demo model answers: on demand, or because there is nothing else to ask."""
-        return self.demo.enabled or not (self.upstream.api_key or self.upstream.base_url)
+        return self.demo.enabled or not (self.upstreams or self.upstream.api_key or self.upstream.base_url)
+
+    @property
+    def has_accounts(self) -> bool:
+        """Whether clients can say who they are, by an API key or a token."""
+        return bool(self.keys or self.auth.jwt_secret or self.auth.jwt_keys)
 
 
-SECTIONS: dict[str, type] = {section.name: type(section.default) for section in fields(Settings)}
+# Tables of which there may be many, each with a name: [upstreams.NAME].
+TABLES: dict[str, type] = {"upstreams": UpstreamSettings, "keys": KeySettings}
 
-SETTINGS: dict[str, Setting] = {
-    (key := f"{name}.{item.name}"): Setting(key=key, default=item.default, **item.metadata)
-    for name, section in SECTIONS.items()
-    for item in fields(section)
-}
+SECTIONS: dict[str, type] = {item.name: type(item.default) for item in fields(Settings) if item.name not in TABLES}
+
+
+def _declared(prefix: str, section: type, other: str) -> dict[str, Setting]:
+    return {
+        (key := f"{prefix}.{item.name}"): Setting(key=key, default=item.default, **item.metadata)
+        for item in fields(section)
+        if item.metadata.get("only") != other
+    }
+
+
+SETTINGS: dict[str, Setting] = {}
+for _name, _section in SECTIONS.items():
+    SETTINGS |= _declared(_name, _section, "table")
+
+
+def entry(table: str, name: str) -> dict[str, Setting]:
+    """The settings of one named table, such as [upstreams.backup], by their dotted keys."""
+    return _declared(f"{table}.{name}", TABLES[table], "section")

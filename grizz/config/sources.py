@@ -7,18 +7,19 @@ import ipaddress
 import re
 import tomllib
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from grizz.config.schema import Setting, one_line, redact_url
-from grizz.config.settings import SECTIONS, SETTINGS, Settings
+from grizz.config import tables
+from grizz.config.schema import NAME, Setting, one_line, redact_url
+from grizz.config.settings import SECTIONS, SETTINGS, TABLES, Settings, entry
 from grizz.errors import ConfigError
 
 # One source's values: dotted key → (where it came from, in words; the value as found there).
 Layer = dict[str, tuple[str, object]]
+Known = dict[str, Setting]
 
-_BY_ENV = {item.env: item for item in SETTINGS.values()}
 # What every OpenAI client reads. Empty counts as unset: compose files pass on what is not there as empty.
 _STANDARD = {
     "OPENAI_API_KEY": SETTINGS["upstream.api_key"],
@@ -32,10 +33,15 @@ _SERVICE_LINK = re.compile(r"GRIZZ_(\w+_)?(SERVICE_(HOST|PORT\w*)|PORT_\d+_(TCP|
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Loaded:
-    """Settings, and where each came from: dotted key → "default", "config.toml", "flag --port" and so on."""
+    """Settings, and where each came from: dotted key → "default", "config.toml", "flag --port" and so on.
+
+    `known` is what each is; `values` are the settings once more, by their dotted keys.
+    """
 
     settings: Settings
     sources: Mapping[str, str]
+    known: Mapping[str, Setting]
+    values: Mapping[str, Any] = field(repr=False)
 
 
 def load(flags: Mapping[str, object], environ: Mapping[str, str], file: Path | None) -> Loaded:
@@ -50,31 +56,38 @@ def load(flags: Mapping[str, object], environ: Mapping[str, str], file: Path | N
         ConfigError: something is unknown, bad or contradictory; one line for each, secrets redacted.
     """
     problems: list[str] = []
+    known = SETTINGS | tables.of_variables(environ)
     # The weakest first: what comes later overrides. The first and the last are no place for secrets.
+    in_file = _read_file(file, known, problems)
     layers = (
-        _refuse_secrets(_read_file(file, problems), "a file that gets copied and committed", problems),
+        _refuse_secrets(in_file, known, "a file that gets copied and committed", problems),
         _read_standard(environ, problems),
-        _read_environ(environ, problems),
-        _refuse_secrets(_read_flags(flags, problems), "flags, which every user of this machine can see", problems),
+        _read_environ(environ, known, problems),
+        _refuse_secrets(
+            _read_flags(flags, problems), known, "flags, which every user of this machine can see", problems
+        ),
     )
-    values = {key: item.default for key, item in SETTINGS.items()}
-    sources = dict.fromkeys(SETTINGS, "default")
+    values = {key: item.default for key, item in known.items()}
+    sources = dict.fromkeys(known, "default")
     bad: set[str] = set()
     for layer in layers:
         for key, (origin, raw) in layer.items():
             try:
-                values[key] = SETTINGS[key].parse(raw)
+                values[key] = known[key].parse(raw)
             except ValueError:
                 bad.add(key)
-                problems.append(_bad(origin, SETTINGS[key], raw, f"must be {SETTINGS[key].allowed}"))
+                problems.append(_bad(origin, known[key], raw, f"must be {known[key].allowed}"))
             else:
                 sources[key] = origin
+    for key in known:
+        if sources[key] == "default" and (parent := tables.parent_of(key)):
+            values[key], sources[key] = values[parent], f"[upstream], {sources[parent]}"
     for keys, why in _conflicts(values):
         if bad.isdisjoint(keys):
-            problems.append(_bad(sources[keys[0]], SETTINGS[keys[0]], values[keys[0]], why))
+            problems.append(_bad(sources[keys[0]], known[keys[0]], values[keys[0]], why))
     if problems:
         raise ConfigError("\n".join(map(one_line, problems)))
-    return Loaded(settings=_build(values), sources=sources)
+    return Loaded(settings=_build(values), sources=sources, known=known, values=values)
 
 
 def is_loopback(host: str) -> bool:
@@ -96,25 +109,55 @@ def default_toml() -> str:
         "# `python grizz.py --check-config` shows every value in force and where it came from.",
     ]
     for name, section in SECTIONS.items():
-        lines += ["", f"# {(section.__doc__ or '').strip()}", f"[{name}]"]
-        for key, item in SETTINGS.items():
-            if not key.startswith(f"{name}."):
-                continue
-            bare = key.removeprefix(f"{name}.")
-            if item.secret == "all":
-                lines.append(f"# {bare}: {item.help}; not in this file, but in {_secret_places(item)}.")
-                continue
-            hint = f" ({' | '.join(item.choices)})" if item.choices else ""
-            lines += [f"# {item.help[0].upper()}{item.help[1:]}{hint}.", f"# {bare} = {item.render(item.default)}"]
+        lines += ["", f"# {_first_line(section)}", f"[{name}]"]
+        lines += _documented({key: item for key, item in SETTINGS.items() if key.startswith(f"{name}.")})
+    lines += ["", *_UPSTREAMS_EXAMPLE, "", f"# {_first_line(TABLES['keys'])}", "#   [keys.alice]"]
+    lines += [f"#   {line}" for line in _documented(entry("keys", "alice"))]
     return "\n".join(lines) + "\n"
 
 
+# The rest of their settings are those of [upstream], and stand for it.
+_UPSTREAMS_EXAMPLE = (
+    "# Several upstreams, each in a table with a name of its own; what one leaves out is as in [upstream]. Their keys:",
+    "# GRIZZ_UPSTREAMS_NAME_API_KEY, or in a file named by GRIZZ_UPSTREAMS_NAME_API_KEY_FILE.",
+    "#   [upstreams.main]",
+    '#   base_url = "https://api.openai.com/v1"',
+    "#   # Lower ones are asked first; equal ones take turns.",
+    "#   priority = 1",
+    "#   # Models it has, or name=name-there when it is called otherwise there; none listed takes any.",
+    "#   models = []",
+    "#   [upstreams.backup]",
+    '#   base_url = "http://127.0.0.1:11434/v1"',
+    "#   priority = 2",
+    '#   models = ["gpt-5-mini=llama3.2"]',
+)
+
+
+def _first_line(section: type) -> str:
+    return (section.__doc__ or "").strip().partition("\n")[0]
+
+
+def _documented(settings: Mapping[str, Setting]) -> list[str]:
+    lines = []
+    for key, item in settings.items():
+        bare = key.rpartition(".")[2]
+        if item.secret == "all":
+            lines.append(f"# {bare}: {item.help}; not in this file, but in {_secret_places(item)}.")
+            continue
+        hint = f" ({' | '.join(item.choices)})" if item.choices else ""
+        lines += [f"# {item.help[0].upper()}{item.help[1:]}{hint}.", f"# {bare} = {item.render(item.default)}"]
+    return lines
+
+
 def _build(values: Mapping[str, Any]) -> Settings:
-    sections = {
-        name: section(**{item.name: values[f"{name}.{item.name}"] for item in fields(section)})
+    sections: dict[str, Any] = {
+        name: section(
+            **{item.name: values[key] for item in fields(section) if (key := f"{name}.{item.name}") in values}
+        )
         for name, section in SECTIONS.items()
     }
-    return Settings(**sections)
+    named: dict[str, Any] = {table: tables.build(table, values) for table in TABLES}
+    return Settings(**sections, **named)
 
 
 def _bad(origin: str, item: Setting, raw: object, why: str) -> str:
@@ -140,10 +183,10 @@ def _secret_places(item: Setting) -> str:
     return f"{' or '.join(names)}, or in a file named by {' or '.join(f'{name}_FILE' for name in names)}"
 
 
-def _refuse_secrets(layer: Layer, place: str, problems: list[str]) -> Layer:
+def _refuse_secrets(layer: Layer, known: Known, place: str, problems: list[str]) -> Layer:
     allowed: Layer = {}
     for key, (origin, raw) in layer.items():
-        item = SETTINGS[key]
+        item = known[key]
         if item.secret == "all":
             problems.append(_bad(origin, item, raw, f"secrets do not belong in {place}; use {_secret_places(item)}"))
         elif item.secret == "password" and redact_url(str(raw)) != str(raw):
@@ -153,11 +196,12 @@ def _refuse_secrets(layer: Layer, place: str, problems: list[str]) -> Layer:
     return allowed
 
 
-def _read_file(file: Path | None, problems: list[str]) -> Layer:
+def _read_file(file: Path | None, known: Known, problems: list[str]) -> Layer:
+    """What stands in the file; named tables that it opens are added to `known`."""
     if file is None:
         return {}
     try:
-        tables = tomllib.loads(file.read_text(encoding="utf-8-sig"))
+        parsed = tomllib.loads(file.read_text(encoding="utf-8-sig"))
     except OSError as error:
         problems.append(f"{file}: cannot be read: {error.strerror}")
         return {}
@@ -165,19 +209,41 @@ def _read_file(file: Path | None, problems: list[str]) -> Layer:
         problems.append(f"{file}: is not TOML: {error}")
         return {}
     found: Layer = {}
-    for name, table in tables.items():
+    for name, table in parsed.items():
         if isinstance(table, dict) and name in SECTIONS:
-            for key, raw in table.items():
-                if f"{name}.{key}" in SETTINGS:
-                    found[f"{name}.{key}"] = (str(file), raw)
-                else:
-                    problems.append(f"{file}: {name}.{key}: no such setting{_suggest(f'{name}.{key}', SETTINGS)}")
+            found |= _read_table(file, name, table, known, problems)
+        elif isinstance(table, dict) and name in TABLES:
+            found |= _read_named(file, name, table, known, problems)
         elif isinstance(table, dict):
-            problems.append(f"{file}: [{name}]: no such section{_suggest(name, SECTIONS)}")
-        elif name in SECTIONS:
+            problems.append(f"{file}: [{name}]: no such section{_suggest(name, [*SECTIONS, *TABLES])}")
+        elif name in SECTIONS or name in TABLES:
             problems.append(f"{file}: {name}: is a section, so write [{name}] and its settings below")
         else:
             problems.append(f"{file}: {name}: stands in no section{_suggest(name, SETTINGS)}")
+    return found
+
+
+def _read_table(file: Path, name: str, table: dict[str, Any], known: Known, problems: list[str]) -> Layer:
+    found: Layer = {}
+    for key, raw in table.items():
+        if f"{name}.{key}" in known:
+            found[f"{name}.{key}"] = (str(file), raw)
+        else:
+            problems.append(f"{file}: {name}.{key}: no such setting{_suggest(f'{name}.{key}', known)}")
+    return found
+
+
+def _read_named(file: Path, kind: str, named: dict[str, Any], known: Known, problems: list[str]) -> Layer:
+    found: Layer = {}
+    for name, table in named.items():
+        if not isinstance(table, dict):
+            problems.append(f"{file}: {kind}.{name}: needs a table with a name, so write [{kind}.NAME] above it")
+        elif not NAME.fullmatch(name):
+            allowed = "must be lower-case letters, digits and -, at most 32, a letter first"
+            problems.append(f"{file}: [{kind}.{name}]: {allowed}")
+        else:
+            known |= entry(kind, name)
+            found |= _read_table(file, f"{kind}.{name}", table, known, problems)
     return found
 
 
@@ -192,16 +258,17 @@ def _read_standard(environ: Mapping[str, str], problems: list[str]) -> Layer:
     return found
 
 
-def _read_environ(environ: Mapping[str, str], problems: list[str]) -> Layer:
+def _read_environ(environ: Mapping[str, str], known: Known, problems: list[str]) -> Layer:
     ours = {name: value for name, value in environ.items() if name.startswith("GRIZZ_")}
     if "KUBERNETES_SERVICE_HOST" in environ:
         ours = {name: value for name, value in ours.items() if not _is_service_link(name, value)}
+    by_name = {item.env: item for item in known.values()}
     found: Layer = {}
-    for name, item in _BY_ENV.items():
+    for name, item in by_name.items():
         found |= _read_variable(name, item, ours, problems)
-    known = _BY_ENV.keys() | {f"{name}_FILE" for name, item in _BY_ENV.items() if item.secret}
-    bare = [name.removeprefix("GRIZZ_") for name in _BY_ENV]
-    for name in sorted(ours.keys() - known):
+    read = by_name.keys() | {f"{name}_FILE" for name, item in by_name.items() if item.secret}
+    bare = [name.removeprefix("GRIZZ_") for name in by_name]
+    for name in sorted(ours.keys() - read):
         hint = _suggest(name.removeprefix("GRIZZ_"), bare, "GRIZZ_")
         problems.append(f"environment {name}: no such setting{hint}")
     return found
@@ -252,9 +319,21 @@ def _read_flags(flags: Mapping[str, object], problems: list[str]) -> Layer:
 
 def _conflicts(values: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], str]]:
     """What is fine alone and wrong together: the keys, the one to name first, and why."""
-    if not is_loopback(values["server.host"]) and not values["server.allow_anonymous"]:
-        why = "anyone who reaches it may use your model key; bind 127.0.0.1, or pass --allow-anonymous"
-        yield ("server.host", "server.allow_anonymous"), f"{why} / set server.allow_anonymous = true"
+    accounts = [key for key in values if key.startswith("keys.") or key in ("auth.jwt_secret", "auth.jwt_keys")]
+    known_clients = any(values[key] for key in accounts)
+    if not is_loopback(values["server.host"]) and not values["server.allow_anonymous"] and not known_clients:
+        why = "anyone who reaches it may use your model key; bind 127.0.0.1, set up API keys or JWT"
+        yield (
+            ("server.host", "server.allow_anonymous"),
+            f"{why}, or pass --allow-anonymous / set server.allow_anonymous = true",
+        )
     if values["replies.max_reply_bytes"] > values["replies.max_bytes"]:
         most = SETTINGS["replies.max_bytes"].render(values["replies.max_bytes"])
         yield ("replies.max_reply_bytes", "replies.max_bytes"), f"must not exceed replies.max_bytes, which is {most}"
+    if values["server.tls_key_file"] and not values["server.tls_cert_file"]:
+        yield ("server.tls_key_file", "server.tls_cert_file"), "is of no use without server.tls_cert_file"
+    for key, value in values.items():
+        if key.startswith("upstreams.") and key.endswith(".base_url") and not value:
+            yield (key,), "a named upstream needs a base URL"
+        if key.startswith("keys.") and key.endswith(".hashes") and not value:
+            yield (key,), "needs the hash of a key; `python grizz.py new-key` makes one"

@@ -1,40 +1,48 @@
-"""Token bucket: how many per minute, with a burst of the same size."""
+"""Token buckets: how much per minute, with a burst of the same size."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
 
+# What adding up fractions may be off by: who waited as long as was said shall not be told to wait again.
+_ROUNDING = 1e-6
+
 
 class Buckets:
-    """One bucket for each key; a key nobody used for a minute is full, and therefore forgotten.
+    """A bucket for each key, full when it is first asked for; one that is full again is forgotten.
 
-    Args:
-        per_minute: tokens added in a minute, and the size of a bucket; 0 refuses nothing.
+    What something costs may be known only later: `take` takes an estimate, and `settle` corrects it. A bucket may be
+    in debt by that; then it refuses until the debt is paid off.
     """
 
-    def __init__(self, per_minute: int) -> None:
-        self._per_minute = per_minute
-        self._levels: OrderedDict[str, tuple[float, float]] = OrderedDict()
+    def __init__(self) -> None:
+        self._levels: OrderedDict[str, tuple[float, float, int]] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._levels)
 
-    def take(self, key: str, now: float) -> float:
-        """Take one token: 0.0 when there was one, else the seconds until there is."""
-        if not self._per_minute:
-            return 0.0
-        rate = self._per_minute / 60
-        level, at = self._levels.get(key, (float(self._per_minute), now))
-        level = min(float(self._per_minute), level + (now - at) * rate)
-        wait = 0.0 if level >= 1 else (1 - level) / rate
-        self._levels[key] = (level - 1 if wait == 0.0 else level, now)
+    def level(self, key: str, per_minute: int, now: float) -> float:
+        """What is left, at most `per_minute`."""
+        level, at, _ = self._levels.get(key, (float(per_minute), now, per_minute))
+        return min(float(per_minute), level + (now - at) * per_minute / 60)
+
+    def wait_s(self, key: str, per_minute: int, now: float, cost: float = 1.0) -> float:
+        """Seconds until `cost` may be taken; 0.0 when it may be now. What costs more than a whole bucket needs a
+        full one.
+        """
+        missing = min(cost, per_minute) - self.level(key, per_minute, now)
+        return missing * 60 / per_minute if missing > _ROUNDING else 0.0
+
+    def take(self, key: str, per_minute: int, now: float, cost: float = 1.0) -> None:
+        """Take `cost` whether it is there or not; a negative one gives back."""
+        self._levels[key] = (self.level(key, per_minute, now) - cost, now, per_minute)
         self._levels.move_to_end(key)
         self._forget(now)
-        return wait
 
     def _forget(self, now: float) -> None:
-        while self._levels:
-            key, (_, at) = next(iter(self._levels.items()))
-            if now - at <= 60:
+        # In the order of last use: those that would be full by now, a minute and their debt later, go.
+        for key in list(self._levels)[:2]:
+            level, at, per_minute = self._levels[key]
+            if level + (now - at) * per_minute / 60 < per_minute:
                 return
             del self._levels[key]

@@ -68,6 +68,10 @@ class FairQueue(Generic[T]):
             del self._owners[owner]
         return item
 
+    def count(self, owner: str) -> int:
+        """How many items this owner has queued."""
+        return len(self._owners.get(owner, ()))
+
     def heads(self) -> Iterator[T]:
         """Each owner's next item; the oldest of all is among them."""
         for lane in self._owners.values():

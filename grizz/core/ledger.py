@@ -58,6 +58,10 @@ class Ledger:
         """Jobs waiting for a worker, offered ones included."""
         return len(self._queue) + len(self._offered)
 
+    def queued_of(self, owner: str) -> int:
+        """This owner's jobs that wait for a worker, offered ones included."""
+        return self._queue.count(owner) + sum(entry.job.owner == owner for entry in self._offered.values())
+
     @property
     def waiting(self) -> int:
         """Jobs waiting for a worker of this process, or for being offered."""

@@ -38,10 +38,14 @@ from grizz.transport.base import Archive, Cause, Found, Transport
 
 log = logging.getLogger(__name__)
 
+OnEnd = Callable[[dict[str, Any]], None]
+
 _SWEEP_S = 1.0
 # A cancelled answer ends within milliseconds; a worker that does not obey must not hold the caller.
 _CANCEL_WAIT_S = 5.0
 _SAY_AGAIN_S = 1.0
+# When the drain is over: how long workers may take to end what is left; after that it is ended without them.
+_END_WITHIN_S = 1.0
 # What a create may wait for other nodes and their Redis, in all.
 _ELSEWHERE_S = 2.0
 _QUEUE_FULL_RETRY_S = 5.0
@@ -53,7 +57,6 @@ class Engine:
     Args:
         node: tells this process's short id, part of every response id it makes.
         free_slots: how many local workers are free, to know whether a job will wait.
-        concurrent_per_owner: responses an owner may have running or queued; 0 = no limit.
         readers_per_response: cursors that may follow one response.
         lease_s: seconds of standstill after which another node may have taken over.
         keep_s: seconds a stored response is kept after its last use.
@@ -74,7 +77,6 @@ class Engine:
         metrics: Metrics,
         tasks: TaskOwner,
         free_slots: Callable[[], int],
-        concurrent_per_owner: int,
         readers_per_response: int,
         lease_s: float,
         keep_s: float,
@@ -91,8 +93,7 @@ class Engine:
         self._metrics = metrics
         self._tasks = tasks
         self._free_slots = free_slots
-        self._concurrent_per_owner = concurrent_per_owner
-        self._readers_per_response = readers_per_response
+        self.readers_per_response = readers_per_response
 
     def __repr__(self) -> str:
         return f"<Engine {self._node()}: {self.replies!r}, {self.history!r}>"
@@ -109,18 +110,21 @@ class Engine:
 
     # What clients ask for
 
-    async def submit(self, request: Request, owner: str, *, scope: Scope | None, size: int) -> Reply:
+    async def submit(
+        self, request: Request, owner: str, *, scope: Scope | None, size: int, on_end: OnEnd | None = None
+    ) -> Reply:
         """Accept a request: from here on it has an id, and will have exactly one terminal event.
 
         Args:
             scope: the connection that alone may continue it when it is not stored, or None.
             size: bytes of the request as it came, for the byte bounds.
+            on_end: called once with the Response when it has ended, or leaves this node.
 
         Raises:
             RequestError: it is refused; nothing was accepted.
         """
         try:
-            return await self._submit(request, owner, scope, size)
+            return await self._submit(request, owner, scope, size, on_end)
         except QueueFull as error:
             self._metrics.rejected.labels("queue_full").inc()
             text = f"The queue is full: {error}. Try again later."
@@ -159,13 +163,17 @@ class Engine:
             raise not_found(response_id)
         return found
 
+    def queued_of(self, owner: str) -> int:
+        """How many of this owner's jobs wait for a worker."""
+        return self._transport.queued_of(owner)
+
     def check_readers(self, reply: Reply) -> None:
         """May one more reader follow it?
 
         Raises:
             RequestError: 429, it has as many as are allowed.
         """
-        if reply.readers >= self._readers_per_response:
+        if reply.readers >= self.readers_per_response:
             text = f"This response has {reply.readers} readers, which is the limit."
             raise RequestError(429, Code.RATE_LIMIT, text, retry_after_s=1.0)
 
@@ -225,20 +233,21 @@ class Engine:
             log.warning("answers handed over by the shutdown", extra={"count": len(safe)})
         if left:
             log.warning("answers cut short by the shutdown", extra={"count": len(left)})
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_END_WITHIN_S):
+                for reply in left:
+                    await self._stop(reply, Cause.SHUTDOWN)
+                await self.replies.idle.wait()
         for reply in left:
-            await self._stop(reply, Cause.SHUTDOWN)
-        for reply in left:
-            await self._wait_for_end(reply, _CANCEL_WAIT_S)
+            self.home.end(reply.id, STOPPED[Cause.SHUTDOWN])
 
     # Inside
 
-    async def _submit(self, request: Request, owner: str, scope: Scope | None, size: int) -> Reply:
+    async def _submit(
+        self, request: Request, owner: str, scope: Scope | None, size: int, on_end: OnEnd | None
+    ) -> Reply:
         if self.draining:
             raise _restarting()
-        limit = self._concurrent_per_owner
-        if limit and self.replies.running_of(owner) >= limit:
-            text = f"You have {limit} responses running, which is the limit; wait for one to end."
-            raise RequestError(429, Code.RATE_LIMIT, text, retry_after_s=1.0)
         await self.pulse.sure()
         deadline = asyncio.get_running_loop().time() + _ELSEWHERE_S
         parent = await self._parent(request, owner, scope, deadline)
@@ -250,6 +259,7 @@ class Engine:
         status = "queued" if waits else "in_progress"
         response = response_object(self._response_id(), int(time.time()), request, status)
         reply = Reply({**response}, owner, request, parent=parent, scope=scope, given=given, size=size, now=self._now())
+        reply.on_end = on_end
         composer = Composer(response, new_id=new_id)
         composer.lifecycle("created", status)
         if waits:

@@ -33,7 +33,6 @@ class Replies:
         self._max_bytes = max_bytes
         self._running: dict[str, Reply] = {}
         self._ended: OrderedDict[str, Reply] = OrderedDict()
-        self._by_owner: dict[str, int] = {}
         self.bytes = 0
         self.idle = asyncio.Event()
         self.idle.set()
@@ -49,15 +48,10 @@ class Replies:
         """Replies without a terminal event, queued ones included."""
         return len(self._running)
 
-    def running_of(self, owner: str) -> int:
-        """How many of this owner's replies have not ended."""
-        return self._by_owner.get(owner, 0)
-
     def add(self, reply: Reply) -> None:
         """Keep a new reply."""
         self._running[reply.id] = reply
         self.idle.clear()
-        self._by_owner[reply.owner] = self.running_of(reply.owner) + 1
         self.bytes += reply.bytes
 
     def get(self, response_id: str) -> Reply | None:
@@ -115,8 +109,6 @@ class Replies:
         del self._running[reply.id]
         if not self._running:
             self.idle.set()
-        left = self.running_of(reply.owner) - 1
-        if left:
-            self._by_owner[reply.owner] = left
-        else:
-            del self._by_owner[reply.owner]
+        if reply.on_end is not None:
+            reply.on_end(reply.response)
+            reply.on_end = None

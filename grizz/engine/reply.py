@@ -36,6 +36,7 @@ class Reply:
         ended_at: when its terminal event came, in seconds of the loop's clock; None before.
         attempt: which attempt its events are of; higher than 1 only when its first home died.
         revoked: another node speaks for it now: not one more of its events may go out.
+        on_end: called once with the Response when it stops running here, however that comes.
         unwatched_since: when its last cursor went, or it was made; None while somebody watches.
     """
 
@@ -49,6 +50,7 @@ class Reply:
         "ended_at",
         "given",
         "id",
+        "on_end",
         "owner",
         "parent",
         "request",
@@ -83,6 +85,7 @@ class Reply:
         self.started = False
         self.attempt = 1
         self.revoked = False
+        self.on_end: Callable[[dict[str, Any]], None] | None = None
         self.ended_at: float | None = None
         self.unwatched_since: float | None = now
         self._events: list[Event] = []

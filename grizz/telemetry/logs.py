@@ -36,7 +36,10 @@ _SECRETS = (
     (re.compile(r"(?i)(openai-insecure-api-key\.)[^\s,;\"']+"), r"\1***"),
     (re.compile(r"(?i)(\bbearer\s+)[^\s,;\"']+"), r"\1***"),
     (re.compile(r"(?i)((?:api[_-]?key|ticket)[\\\"']*\s*[=:]\s*[\\\"']*)[^\s&,;\"']+"), r"\1***"),
+    (re.compile(r"(?i)(grizz_(?:session|owner)=)[^\s,;\"']+"), r"\1***"),
     (re.compile(r"\bsk-[\w-]{3,}"), "sk-***"),
+    (re.compile(r"\bgrizz-[\w-]{43}"), "grizz-***"),
+    (re.compile(r"\beyJ[\w-]*\.[\w-]*\.[\w-]*"), "eyJ***"),
     (re.compile(r"(://[^\s:/@]*:)[^\s/]+@"), r"\1***@"),
 )
 _CONTROL = {code: repr(chr(code))[1:-1] for code in (*range(0x20), *range(0x7F, 0xA0), 0x2028, 0x2029)}
@@ -64,6 +67,8 @@ def setup(level: str, fmt: str, stream: TextIO | None = None) -> LogPipe:
     own = logging.getLevelNamesMapping()[level.upper()]
     root.setLevel(max(own, logging.WARNING))
     logging.getLogger("grizz").setLevel(own)
+    # Its one warning lists all subprotocols that a client offers, and tokens may be among them.
+    logging.getLogger("aiohttp.websocket").setLevel(logging.ERROR)
     return pipe
 
 

@@ -183,6 +183,9 @@ class Transport(Protocol):
     def depth(self) -> Depth:
         """What waits and what runs, as far as this process knows."""
 
+    def queued_of(self, owner: str) -> int:
+        """This owner's jobs of this home that wait for a worker."""
+
     @property
     def trouble(self) -> str:
         """Why it runs on this process's memory alone, in a word; "" when nothing is wrong."""

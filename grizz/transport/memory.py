@@ -120,6 +120,10 @@ class MemoryTransport:
         """See `Transport.depth`."""
         return Depth(self._ledger.queued, self._ledger.leased, self._ledger.oldest_accepted_at())
 
+    def queued_of(self, owner: str) -> int:
+        """See `Transport.queued_of`."""
+        return self._ledger.queued_of(owner)
+
     @property
     def trouble(self) -> str:
         """See `Transport.trouble`: memory has none."""

@@ -15,10 +15,12 @@ from grizz.engine.history import Turn
 from grizz.engine.reply import Cursor, Reply
 from grizz.errors import Code, RequestError
 from grizz.protocol import requests, sse
-from grizz.web.auth import Door
+from grizz.web.auth import Door, Identity
 from grizz.web.errors import REQUEST_ID, json_response
-from grizz.web.limits import Limits
+from grizz.web.limits import Limits, submit
 from grizz.web.watchdog import Watchdog
+
+Handler = Callable[[web.Request, Identity], Awaitable[web.StreamResponse]]
 
 _PING_S = 15.0
 _LOOK_S = 1.0
@@ -41,6 +43,7 @@ class Api:
         watchdog: Watchdog,
         default_model: Callable[[], Awaitable[str]],
         models: Callable[[], Awaitable[list[dict[str, Any]]]],
+        request_timeout_s: float,
     ) -> None:
         self._engine = engine
         self._door = door
@@ -48,77 +51,95 @@ class Api:
         self._watchdog = watchdog
         self._default_model = default_model
         self._models = models
+        self._request_timeout_s = request_timeout_s
 
     def routes(self) -> list[web.RouteDef]:
         """What to add to the router."""
-        return [
-            web.post("/v1/responses", self.create),
-            web.get("/v1/responses/{id}", self.retrieve),
-            web.post("/v1/responses/{id}/cancel", self.cancel),
-            web.delete("/v1/responses/{id}", self.delete),
-            web.get("/v1/responses/{id}/input_items", self.input_items),
-            web.get("/v1/models", self.list_models),
-            web.get("/v1/models/{id:.+}", self.get_model),
+        routes: list[tuple[str, str, Handler]] = [
+            ("POST", "/v1/responses", self.create),
+            ("GET", "/v1/responses/{id}", self.retrieve),
+            ("POST", "/v1/responses/{id}/cancel", self.cancel),
+            ("DELETE", "/v1/responses/{id}", self.delete),
+            ("GET", "/v1/responses/{id}/input_items", self.input_items),
+            ("GET", "/v1/models", self.list_models),
+            ("GET", "/v1/models/{id:.+}", self.get_model),
         ]
+        return [web.route(method, path, self._admitted(handler)) for method, path, handler in routes]
 
-    async def create(self, request: web.Request) -> web.StreamResponse:
+    def _admitted(self, handler: Handler) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+        """Serve whom the door and the limits let in; the place is held until the answer is out."""
+
+        async def serve(request: web.Request) -> web.StreamResponse:
+            if request.method != "GET":
+                self._door.check_origin(request)
+            with self._limits.connection(self._door.address_of(request)) as place:
+                identity = await self._door.identify(request)
+                self._limits.belongs_to(place, identity)
+                return await handler(request, identity)
+
+        return serve
+
+    async def create(self, request: web.Request, identity: Identity) -> web.StreamResponse:
         """`POST /v1/responses`."""
-        self._door.check_origin(request)
-        owner = self._door.owner(request)
-        raw = await request.read()
+        raw = await self._body(request)
         try:
             body = orjson.loads(raw)
         except orjson.JSONDecodeError as error:
             raise RequestError(400, Code.INVALID_JSON, f"The request body is not JSON: {error}.") from error
         asked = requests.parse(body, await self._default_model())
-        self._limits.request(owner)
-        reply = await self._engine.submit(asked, owner, scope=None, size=len(raw))
+        reply = await submit(self._engine, self._limits, identity, asked, len(raw), None)
+        headers = self._limits.headers(identity)
         if asked.stream:
-            return await self._stream(request, reply, -1)
-        if asked.background:
-            return json_response(self._engine.snapshot(reply))
-        await self._ended(request, reply)
-        return json_response(self._engine.snapshot(reply))
+            return await self._stream(request, reply, -1, headers)
+        if not asked.background:
+            await self._ended(request, reply)
+        return json_response(self._engine.snapshot(reply), headers=headers)
 
-    async def retrieve(self, request: web.Request) -> web.StreamResponse:
+    async def retrieve(self, request: web.Request, identity: Identity) -> web.StreamResponse:
         """`GET /v1/responses/{id}`: as it stands, or its events from a number on."""
-        found = await self._engine.find_stored(request.match_info["id"], self._door.owner(request))
+        found = await self._engine.find_stored(request.match_info["id"], identity.owner)
         if request.query.get("stream", "false").lower() not in ("true", "1"):
             return json_response(self._engine.snapshot(found))
         if isinstance(found, Reply):
             self._engine.check_readers(found)
         return await self._stream(request, found, requests.starting_after(request.query.get("starting_after")))
 
-    async def cancel(self, request: web.Request) -> web.StreamResponse:
+    async def cancel(self, request: web.Request, identity: Identity) -> web.StreamResponse:
         """`POST /v1/responses/{id}/cancel`: idempotent."""
-        self._door.check_origin(request)
-        found = await self._engine.cancel(request.match_info["id"], self._door.owner(request))
+        found = await self._engine.cancel(request.match_info["id"], identity.owner)
         return json_response(self._engine.snapshot(found))
 
-    async def delete(self, request: web.Request) -> web.StreamResponse:
+    async def delete(self, request: web.Request, identity: Identity) -> web.StreamResponse:
         """`DELETE /v1/responses/{id}`."""
-        self._door.check_origin(request)
         response_id = request.match_info["id"]
-        await self._engine.delete(response_id, self._door.owner(request))
+        await self._engine.delete(response_id, identity.owner)
         return json_response({"id": response_id, "object": "response", "deleted": True})
 
-    async def input_items(self, request: web.Request) -> web.StreamResponse:
+    async def input_items(self, request: web.Request, identity: Identity) -> web.StreamResponse:
         """`GET /v1/responses/{id}/input_items`: this turn's input, newest first by default."""
-        found = await self._engine.find_stored(request.match_info["id"], self._door.owner(request))
+        found = await self._engine.find_stored(request.match_info["id"], identity.owner)
         items = list(found.input if isinstance(found, Turn) else found.request.input)
         return json_response(_page(items, request))
 
-    async def list_models(self, request: web.Request) -> web.StreamResponse:
+    async def list_models(self, request: web.Request, identity: Identity) -> web.StreamResponse:
         """`GET /v1/models`."""
         return json_response({"object": "list", "data": await self._models()})
 
-    async def get_model(self, request: web.Request) -> web.StreamResponse:
+    async def get_model(self, request: web.Request, identity: Identity) -> web.StreamResponse:
         """`GET /v1/models/{id}`."""
         name = request.match_info["id"]
         for model in await self._models():
             if model["id"] == name:
                 return json_response(model)
         raise RequestError(404, Code.MODEL_NOT_FOUND, f"The model '{name}' does not exist.", param="model")
+
+    async def _body(self, request: web.Request) -> bytes:
+        try:
+            async with asyncio.timeout(self._request_timeout_s):
+                return await request.read()
+        except TimeoutError:
+            text = f"The body did not arrive within {self._request_timeout_s:g} s."
+            raise RequestError(408, Code.REQUEST_TIMEOUT, text, headers={"Connection": "close"}) from None
 
     async def _ended(self, request: web.Request, reply: Reply) -> None:
         """Wait for the terminal event, as one more reader; a client that goes leaves the reply to its grace."""
@@ -137,8 +158,10 @@ class Api:
         finally:
             cursor.close()
 
-    async def _stream(self, request: web.Request, found: Reply | Turn, after: int) -> web.StreamResponse:
-        response = web.StreamResponse(headers={**_SSE_HEADERS, "x-request-id": request[REQUEST_ID]})
+    async def _stream(
+        self, request: web.Request, found: Reply | Turn, after: int, headers: dict[str, str] | None = None
+    ) -> web.StreamResponse:
+        response = web.StreamResponse(headers={**_SSE_HEADERS, **(headers or {}), "x-request-id": request[REQUEST_ID]})
         await response.prepare(request)
         assert request.transport is not None
         guard = self._watchdog.guard(request.transport)
@@ -146,7 +169,8 @@ class Api:
             if isinstance(found, Turn):
                 event = last_event(found)
                 if event.seq > after:
-                    await response.write(sse.encode(event.type, event.data))
+                    with guard:
+                        await response.write(sse.encode(event.type, event.data))
             else:
                 await self._follow(response, found, after, guard)
             with guard:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -26,7 +25,7 @@ class Lane:
     """
 
     name: str | None
-    waiting: deque[tuple[Frame, int]] = field(default_factory=deque)
+    waiting: list[tuple[Frame, int]] = field(default_factory=list)
     cursor: Cursor | None = None
     creating: bool = False
 
@@ -43,10 +42,12 @@ class Lanes:
         max_bytes: what waiting creates may hold together.
     """
 
+    __slots__ = ("_lanes", "_limits", "_max_bytes", "_waiting", "_waiting_bytes")
+
     def __init__(self, limits: LimitSettings, max_bytes: int) -> None:
         self._limits = limits
         self._max_bytes = max_bytes
-        self._lanes: dict[str | None, Lane] = {None: Lane(None)}
+        self._lanes: dict[str | None, Lane] = {}
         self._waiting = 0
         self._waiting_bytes = 0
 
@@ -62,7 +63,8 @@ class Lanes:
         lane = self._lanes.get(name)
         if lane is None:
             limit = self._limits.lanes_per_connection
-            if len(self._lanes) > limit:
+            named = len(self._lanes) - (None in self._lanes)
+            if name is not None and named >= limit:
                 text = f"This connection has {limit} named lanes, which is the limit; reuse one."
                 raise RequestError(400, Code.STREAM_LIMIT, text, param="stream_id")
             lane = self._lanes[name] = Lane(name)
@@ -92,7 +94,7 @@ class Lanes:
             if sum(other.creating for other in self._lanes.values()) >= self._limits.responses_per_connection:
                 return
             if lane.waiting and not lane.busy:
-                frame, size = lane.waiting.popleft()
+                frame, size = lane.waiting.pop(0)
                 self._waiting -= 1
                 self._waiting_bytes -= size
                 lane.creating = True

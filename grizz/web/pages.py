@@ -11,7 +11,8 @@ from typing import Any
 
 from aiohttp import web
 
-from grizz.web.auth import Door, give_cookie
+from grizz.web.auth import Door
+from grizz.web.auth.sessions import end_session
 from grizz.web.errors import json_response
 
 POLICY = (
@@ -50,6 +51,8 @@ class Pages:
             for entry in files("grizz.web").joinpath("pages").iterdir()
             if entry.name.endswith(tuple(_TYPES))
         }
+        index = self._pages["index.html"].body
+        self._with_accounts = _load(index.replace(b"<html ", b"<html data-accounts ", 1), "index.html")
 
     def routes(self) -> list[web.RouteDef]:
         """What to add to the router."""
@@ -61,41 +64,52 @@ class Pages:
         ]
 
     async def index(self, request: web.Request) -> web.StreamResponse:
-        """The chat page; makes the browser an owner of its own."""
-        response = self._serve(request, "index.html")
-        give_cookie(request, response)
+        """The chat page; makes the browser an owner of its own. Where there are accounts, the page knows from this."""
+        page = self._with_accounts if self._door.has_accounts else self._pages["index.html"]
+        response = _answer(request, page)
+        self._door.give_cookie(request, response)
         return response
 
     async def favicon(self, request: web.Request) -> web.StreamResponse:
         """What browsers ask for unasked."""
-        return self._serve(request, "favicon.svg")
+        return _answer(request, self._pages["favicon.svg"])
 
     async def file(self, request: web.Request) -> web.StreamResponse:
         """One of the files."""
-        return self._serve(request, request.match_info["name"])
+        name = request.match_info["name"]
+        if name not in self._pages:
+            raise web.HTTPNotFound
+        response = _answer(request, self._pages[name])
+        if name == "app.js":
+            # Before the first connection, and other than the page itself never asked for by another site's link.
+            self._door.give_cookie(request, response)
+        return response
 
     async def info(self, request: web.Request) -> web.StreamResponse:
-        """What the page shows about this server."""
-        return json_response(self._info(), headers={"Cache-Control": "no-store"})
+        """What the page shows about this server, and who we take it for; to a stranger nothing but that it is one."""
+        access, over = await self._door.access(request)
+        body = {"access": access} if access == "needed" else {**self._info(), "access": access}
+        response = json_response(body, headers={"Cache-Control": "no-store"})
+        if over:
+            end_session(response, secure=self._door.is_secure(request))
+        return response
 
-    def _serve(self, request: web.Request, name: str) -> web.Response:
-        page = self._pages.get(name)
-        if page is None:
-            raise web.HTTPNotFound
-        headers = {
-            "ETag": page.etag,
-            "Cache-Control": "no-cache",
-            "Content-Security-Policy": POLICY,
-            "X-Content-Type-Options": "nosniff",
-            "Referrer-Policy": "no-referrer",
-            "Vary": "Accept-Encoding",
-        }
-        if request.headers.get("If-None-Match") == page.etag:
-            return web.Response(status=304, headers=headers)
-        headers["Content-Type"] = page.content_type
-        if "gzip" in request.headers.get("Accept-Encoding", ""):
-            return web.Response(body=page.packed, headers={**headers, "Content-Encoding": "gzip"})
-        return web.Response(body=page.body, headers=headers)
+
+def _answer(request: web.Request, page: _Page) -> web.Response:
+    headers = {
+        "ETag": page.etag,
+        "Cache-Control": "no-cache",
+        "Content-Security-Policy": POLICY,
+        "X-Content-Type-Options": "nosniff",
+        "Referrer-Policy": "no-referrer",
+        "Vary": "Accept-Encoding",
+    }
+    if request.headers.get("If-None-Match") == page.etag:
+        return web.Response(status=304, headers=headers)
+    headers["Content-Type"] = page.content_type
+    if "gzip" in request.headers.get("Accept-Encoding", ""):
+        return web.Response(body=page.packed, headers={**headers, "Content-Encoding": "gzip"})
+    return web.Response(body=page.body, headers=headers)
 
 
 def _load(body: bytes, name: str) -> _Page:

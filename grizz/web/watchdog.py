@@ -25,23 +25,26 @@ class Guard:
 
     Attributes:
         began_at: when the send under way began, None between sends.
+        ended_at: when the last send ended; when the guard was made before the first.
         last_s: seconds the last send took.
     """
 
-    __slots__ = ("_dog", "_now", "_transport", "began_at", "last_s")
+    __slots__ = ("_dog", "_now", "_transport", "began_at", "ended_at", "last_s")
 
     def __init__(self, dog: Watchdog, transport: asyncio.Transport) -> None:
         self._dog = dog
         self._now = dog.now
         self._transport = transport
         self.began_at: float | None = None
+        self.ended_at = dog.now()
         self.last_s = 0.0
 
     def __enter__(self) -> None:
         self.began_at = self._now()
 
     def __exit__(self, *exc: object) -> None:
-        self.last_s = self._now() - (self.began_at or 0.0)
+        self.ended_at = self._now()
+        self.last_s = self.ended_at - (self.began_at or 0.0)
         self.began_at = None
 
     def release(self) -> None:
@@ -84,7 +87,7 @@ class Watchdog:
 
     async def _sweep(self) -> None:
         while True:
-            await asyncio.sleep(min(0.5, self._stall_s / 2))
+            await asyncio.sleep(min(0.5, self._stall_s / 5))
             now = self.now()
             for guard in list(self.guards):
                 if guard.began_at is not None and now - guard.began_at > self._stall_s:

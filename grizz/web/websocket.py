@@ -1,22 +1,14 @@
-"""One WebSocket: frames in, events out (protocol §2 to §4, §10, §12, §13).
-
-The receive loop only reads, checks and starts things; one writer task alone sends. The writer sleeps until a cursor of
-one of its lanes is behind, then reads and sends, as fast as the socket takes it. Nothing is buffered for the client:
-what it has not read yet is a cursor that is behind.
-"""
+"""One WebSocket: what comes in, and what it starts (protocol §2 to §4, §10, §12, §13). What goes out: `writer.py`."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-import math
-from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 import orjson
-from aiohttp import WSCloseCode, WSMsgType, web
+from aiohttp import WebSocketError, WSCloseCode, WSMsgType
 
 from grizz.config import Settings
 from grizz.engine.engine import Engine
@@ -24,40 +16,63 @@ from grizz.engine.history import Scope, Turn
 from grizz.engine.reply import Cursor, Reply
 from grizz.errors import Code, RequestError
 from grizz.protocol import requests
-from grizz.protocol.events import merge, on_lane
+from grizz.protocol.events import on_lane
 from grizz.tasks import TaskOwner
 from grizz.telemetry.metrics import Metrics
+from grizz.web.auth import Identity
+from grizz.web.errors import envelope
 from grizz.web.lanes import Frame, Lane, Lanes
-from grizz.web.limits import Limits
+from grizz.web.limits import Limits, submit
+from grizz.web.socket import Socket
 from grizz.web.watchdog import Guard
+from grizz.web.writer import Writer
 
 log = logging.getLogger(__name__)
 
-# Answers to bad frames that wait for the socket; above it the connection is not read until some went out.
-_MAX_NOTICES = 64
-# A send that took longer means the socket is full: from then on deltas are merged until it keeps up again.
-_SLOW_S = 0.05
-_HIDDEN_EVERY_S = 1.0
 _PRESENCES = ("visible", "hidden", "idle")
-
-
-class _Revoked(Exception):
-    """Another node speaks for one of the responses delivered here: the client shall come back and find it there."""
 
 
 class Connection:
     """One client's socket, from the upgrade to the close.
 
     Attributes:
-        owner: whose connection it is.
-        leaving: the server is sending it away.
+        name: it in the log.
+        identity: whose connection it is.
+        opened_at: when it was opened, in seconds of the loop's clock.
+        leaving: the close code with which the server sends it away; 0 while it does not.
+        retired: it is too old to take more requests.
+        refused: the close code for which aiohttp ended it (a frame too big, or no WebSocket at all); 0 for none.
+        closes_at: when it will be closed for being idle, as the client was told; 0.0 while it is not.
     """
+
+    __slots__ = (
+        "_default_model",
+        "_engine",
+        "_extended",
+        "_guard",
+        "_lanes",
+        "_limits",
+        "_metrics",
+        "_received_at",
+        "_scope",
+        "_tasks",
+        "_writer",
+        "_ws",
+        "closes_at",
+        "identity",
+        "leaving",
+        "name",
+        "opened_at",
+        "refused",
+        "retired",
+    )
 
     def __init__(
         self,
-        ws: web.WebSocketResponse,
+        ws: Socket,
         *,
-        owner: str,
+        name: str,
+        identity: Identity,
         extended: bool,
         engine: Engine,
         limits: Limits,
@@ -67,8 +82,12 @@ class Connection:
         tasks: TaskOwner,
         default_model: Callable[[], Awaitable[str]],
     ) -> None:
-        self.owner = owner
-        self.leaving = False
+        self.name = name
+        self.identity = identity
+        self.leaving = 0
+        self.retired = False
+        self.refused = 0
+        self.closes_at = 0.0
         self._ws = ws
         self._extended = extended
         self._engine = engine
@@ -78,46 +97,85 @@ class Connection:
         self._tasks = tasks
         self._default_model = default_model
         self._lanes = Lanes(settings.limits, 2 * settings.server.max_message_bytes)
-        self._notices: deque[bytes] = deque()
-        self._wake = asyncio.Event()
-        self._room = asyncio.Event()  # set when notices went out
-        self._quiet = asyncio.Event()  # set when there is nothing to send
-        self._presence = "visible"
-        self._slow = False
-        self._lost = False
-        self._last_round_at = 0.0
+        self._writer = Writer(
+            ws,
+            lanes=self._lanes,
+            guard=guard,
+            pulse=engine.pulse,
+            metrics=metrics,
+            tasks=tasks,
+            done=self._done,
+            revoked=self._revoked,
+        )
         self._scope = Scope()
+        self.opened_at = self._received_at = asyncio.get_running_loop().time()
 
     def __repr__(self) -> str:
-        return f"<Connection of {self.owner}: {len(self._notices)} notices, {self._presence}>"
+        return f"<Connection of {self.identity.owner}: {self._writer!r}>"
 
     async def run(self) -> None:
         """Serve the client until it goes or is sent away."""
-        self._tasks.spawn(self._write(), name="writer")
+        now = asyncio.get_running_loop().time
         try:
             async for message in self._ws:
                 if message.type in (WSMsgType.TEXT, WSMsgType.BINARY):
+                    self._received_at = now()
+                    self.closes_at = 0.0
                     self._receive(message.data)
-                while len(self._notices) >= _MAX_NOTICES and not self._lost:
-                    self._room.clear()
-                    await self._room.wait()
+                elif message.type is WSMsgType.ERROR:
+                    self._broken(message.data)
+                await self._writer.room()
         finally:
+            self._writer.stop()
             for lane in self._lanes:
                 if lane.cursor is not None:
                     lane.cursor.close()
             await self._tasks.close(within_s=1.0)
             self._engine.history.close(self._scope)
 
+    def ended(self) -> tuple[int, str]:
+        """Cut what may be left of it, and say with which code it closed, and by whom; after `run`."""
+        self._guard.release()
+        self._guard.abort()  # a sender may still be blocked in drain, until the kernel gives up after minutes
+        code = self.refused or self.leaving or self._ws.close_code or WSCloseCode.ABNORMAL_CLOSURE
+        by_us = self.refused or self.leaving
+        return code, "server" if by_us else "network" if code == WSCloseCode.ABNORMAL_CLOSURE else "client"
+
     async def leave(self, code: int, within_s: float) -> None:
         """Send what is there to send, at most `within_s` seconds, then close."""
-        self.leaving = True
-        self._quiet.clear()
-        self._wake.set()
-        if not self._lost:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(within_s):
-                    await self._quiet.wait()
+        self.leaving = code
+        await self._writer.quiet(within_s)
         await self._guard.close(self._ws.close(code=code))
+
+    def _broken(self, error: BaseException | None) -> None:
+        if isinstance(error, WebSocketError):
+            self.refused = error.code
+            self._metrics.drops.labels("protocol").inc()
+        elif isinstance(error, TimeoutError):
+            self._metrics.drops.labels("heartbeat").inc()
+
+    # What the server's own clock asks
+
+    @property
+    def busy(self) -> bool:
+        """Does the client wait for anything?"""
+        return any(lane.busy or lane.waiting for lane in self._lanes)
+
+    @property
+    def last_frame_at(self) -> float:
+        """When the last frame went either way, pings aside; in seconds of the loop's clock."""
+        return max(self._received_at, self._guard.ended_at)
+
+    def warn_idle(self, now: float, closes_in_s: float) -> None:
+        """It will be closed; a client that knows our events is told, once, and any frame of its own prevents it."""
+        self.closes_at = now + max(0.0, closes_in_s)
+        if self._extended:
+            seconds = round(max(0.0, closes_in_s), 1)
+            self.notify({"type": "grizz:idle", "sequence_number": 0, "closes_in_s": seconds})
+
+    def notify(self, notice: dict[str, Any], lane_name: str | None = None) -> None:
+        """Send a frame of the connection's own."""
+        self._writer.notify(on_lane(orjson.dumps(notice), lane_name))
 
     def attach(self, response_id: str, after: Any, lane_name: str | None = None) -> None:
         """Deliver a response from a number on; the reason for a refusal goes to the client."""
@@ -131,7 +189,7 @@ class Connection:
     async def _find_and_attach(self, response_id: str, after: int, lane_name: str | None) -> None:
         """Deliver a response that may be anywhere; an unknown id opens no lane."""
         try:
-            found = await self._engine.find(response_id, self.owner)
+            found = await self._engine.find(response_id, self.identity.owner)
             self._attach(self._lanes.get(lane_name), found, response_id, after)
         except RequestError as error:
             if error.code is Code.RESPONSE_NOT_FOUND:
@@ -158,6 +216,9 @@ class Connection:
             self._refuse(error, lane_name)
 
     def _on_create(self, frame: Frame, lane_name: str | None, size: int) -> None:
+        if self.retired:
+            text = "This connection has reached its age limit; open another one."
+            raise RequestError(400, Code.CONNECTION_LIMIT, text)
         self._lanes.enqueue(self._lanes.get(lane_name), frame, size)
         self._start_creates()
 
@@ -173,7 +234,7 @@ class Connection:
 
     async def _cancel(self, response_id: str, lane_name: str | None) -> None:
         try:
-            await self._engine.cancel(response_id, self.owner)
+            await self._engine.cancel(response_id, self.identity.owner)
         except RequestError as error:
             self._refuse(error, lane_name)
 
@@ -183,7 +244,7 @@ class Connection:
             text = "'grizz:attach' needs a 'response_id'."
             raise RequestError(400, Code.MISSING_PARAMETER, text, param="response_id")
         after = requests.starting_after(frame.get("starting_after"))
-        reply = self._engine.reply(response_id, self.owner)
+        reply = self._engine.reply(response_id, self.identity.owner)
         if reply is not None:
             self._attach(self._lanes.get(lane_name), reply, response_id, after)
         else:
@@ -201,8 +262,8 @@ class Connection:
             raise RequestError(
                 400, Code.INVALID_VALUE, f"'state' must be one of {', '.join(_PRESENCES)}.", param="state"
             )
-        self._presence = state
-        self._wake.set()
+        self._writer.presence = state
+        self._writer.wake()
 
     def _on_steer(self, frame: Frame, lane_name: str | None, size: int) -> None:
         refused = {
@@ -215,7 +276,7 @@ class Connection:
             },
             "steer": {"previous_response_id": frame.get("previous_response_id"), "input": frame.get("input")},
         }
-        self._notify(refused, lane_name)
+        self.notify(refused, lane_name)
 
     def _on_processed(self, frame: Frame, lane_name: str | None, size: int) -> None:
         """Some clients acknowledge what they have used. An answer would be taken for that of their next turn."""
@@ -237,16 +298,15 @@ class Connection:
     async def _create(self, lane: Lane, frame: Frame, size: int) -> None:
         try:
             request = requests.parse(frame, await self._default_model())
-            self._limits.request(self.owner)
-            reply = await self._engine.submit(request, self.owner, scope=self._scope, size=size)
+            reply = await submit(self._engine, self._limits, self.identity, request, size, self._scope)
         except RequestError as error:
             self._create_failed(lane, frame, error)
         except Exception:
-            log.exception("a create failed", extra={"owner": self.owner})
+            log.exception("a create failed", extra={"owner": self.identity.owner})
             self._metrics.unhandled_errors.labels("handler").inc()
             self._create_failed(lane, frame, RequestError(500, Code.SERVER_ERROR, "The server failed."))
         else:
-            lane.cursor = Cursor(reply, -1, self._wake.set)
+            lane.cursor = Cursor(reply, -1, self._writer.wake)
 
     def _create_failed(self, lane: Lane, frame: Frame, error: RequestError) -> None:
         lane.creating = False
@@ -269,8 +329,8 @@ class Connection:
         self._metrics.resumes.labels("ok").inc()
         self._metrics.replayed.observe(max(0, reply.last_seq - after))
         self._attached(lane, response_id, after, reply.last_seq, reply.status, reply.attempt)
-        lane.cursor = Cursor(reply, after, self._wake.set)
-        self._wake.set()  # a cursor with nothing left to read must free its lane
+        lane.cursor = Cursor(reply, after, self._writer.wake)
+        self._writer.wake()  # a cursor with nothing left to read must free its lane
 
     def _attach_to_turn(self, lane: Lane, turn: Turn, after: int) -> None:
         """The log is gone: nothing to replay, but a caller that has everything is told so."""
@@ -295,97 +355,13 @@ class Connection:
             "status": status,
             "attempt": attempt,
         }
-        self._notify(notice, lane.name)
+        self.notify(notice, lane.name)
 
     def _refuse(self, error: RequestError, lane_name: str | None) -> None:
-        envelope: dict[str, Any] = {"type": "error", "status": error.status, "error": error.body()}
-        if error.retry_after_s is not None:
-            envelope["headers"] = {"retry-after": f"{error.retry_after_s:.3g}"}
-        self._notify(envelope, lane_name)
+        self.notify(envelope(error), lane_name)
 
-    def _notify(self, notice: dict[str, Any], lane_name: str | None) -> None:
-        self._notices.append(on_lane(orjson.dumps(notice), lane_name))
-        self._wake.set()
-
-    async def _write(self) -> None:
-        """Send what there is, for as long as the socket lives."""
-        try:
-            while True:
-                await self._due()
-                while await self._round():
-                    pass
-                self._slow = False
-        except _Revoked:
-            self.leaving = True
-            await self._guard.close(self._ws.close(code=WSCloseCode.SERVICE_RESTART))
-        except ConnectionError as error:
-            log.debug("connection lost while sending", extra={"err": repr(error)})
-            self._guard.abort()
-        except Exception:
-            log.exception("a writer failed", extra={"owner": self.owner})
-            self._metrics.unhandled_errors.labels("handler").inc()
-            self._guard.abort()  # without a writer the client would wait for ever; so it comes back and resumes
-        finally:
-            self._lost = True
-            self._room.set()
-            self._quiet.set()
-
-    async def _due(self) -> None:
-        """Sleep until something is to be sent."""
-        while True:
-            self._wake.clear()
-            pause_s = self._pause_s()
-            if pause_s <= 0:
-                self._last_round_at = asyncio.get_running_loop().time()
-                return
-            if pause_s == math.inf:
-                self._quiet.set()
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(None if pause_s == math.inf else pause_s):
-                    await self._wake.wait()
-
-    def _pause_s(self) -> float:
-        """Seconds until the next round: a hidden tab is served once a second, an idle one when an answer has ended."""
-        cursors = [lane.cursor for lane in self._lanes if lane.cursor is not None]
-        if self._notices or any(cursor.reply.ended or cursor.reply.revoked for cursor in cursors):
-            return 0.0
-        if self._presence == "idle" or not any(cursor.behind for cursor in cursors):
-            return math.inf
-        if self._presence == "visible":
-            return 0.0
-        return self._last_round_at + _HIDDEN_EVERY_S - asyncio.get_running_loop().time()
-
-    async def _round(self) -> bool:
-        """One pass over all lanes; True when there is more."""
-        while self._notices:
-            await self._send(self._notices.popleft())
-            self._room.set()
-        more = False
-        for lane in self._lanes:
-            cursor = lane.cursor
-            if cursor is None:
-                continue
-            events = cursor.read()
-            if len(events) > 1 and (self._slow or self._presence != "visible"):
-                events = merge(events)
-            for event in events:
-                if not self._engine.pulse.is_sure:
-                    await self._engine.pulse.sure()
-                if cursor.reply.revoked:
-                    raise _Revoked
-                await self._send(on_lane(event.data, lane.name))
-            if cursor.reply.revoked:
-                raise _Revoked
-            if cursor.finished and lane.cursor is cursor:
-                self._done(lane)
-            more = more or cursor.behind
-        return more or bool(self._notices)
-
-    async def _send(self, data: bytes) -> None:
-        with self._guard:
-            await self._ws.send_frame(data, WSMsgType.TEXT)
-        if self._guard.last_s > _SLOW_S:
-            self._slow = True
+    def _revoked(self) -> None:
+        self._tasks.spawn(self.leave(WSCloseCode.SERVICE_RESTART, 0.0), name="leave")
 
     def _done(self, lane: Lane) -> None:
         """The lane's response is delivered, or no longer wanted: the next create may start."""

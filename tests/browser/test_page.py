@@ -76,7 +76,7 @@ async def test_a_dropped_connection_is_shown_and_the_answer_resumes_in_the_middl
         "new MutationObserver((_, watching) => { document.documentElement.dataset.wasDown = 1; watching.disconnect() })"
         ".observe(document.querySelector('#connection'), {attributes: true})"
     )
-    for connection in list(grizz.app.server._connections):
+    for connection in list(grizz.app.server._sockets._open):
         connection._guard.abort()
     await page.wait_for_selector("html[data-was-down]")
     await page.wait_for_selector(f"{ANSWER}[data-status=completed]")
@@ -108,3 +108,18 @@ async def test_hostile_markdown_stays_text(page: Page) -> None:
     assert await page.locator(f"{ANSWER} .text img, {ANSWER} .text script").count() == 0
     assert await page.locator(f"{ANSWER} .text a[href^=javascript]").count() == 0
     await expect(page.locator(f"{ANSWER} .text")).to_contain_text("<script>")
+
+
+async def test_a_page_that_was_closed_for_being_idle_connects_again_with_the_next_question(
+    browser: Browser, start_grizz, complaints: list[str]
+) -> None:
+    grizz = await start_grizz(server__idle_timeout_s=1.0)
+    page = await browser.new_page()
+    page.on("console", lambda message: complaints.append(f"{message.type}: {message.text}"))
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    await page.goto(grizz.url)
+    await page.wait_for_selector("#connection[data-state=asleep]")
+    await expect(page.locator("#connection")).to_have_text("idle")
+    await ask(page, "[[echo:awake again]]")
+    await page.wait_for_selector(f"{ANSWER}[data-status=completed]")
+    assert (await page.text_content(f"{ANSWER} .text") or "").strip() == "awake again"

@@ -148,6 +148,7 @@ def test_any_bytes_in_place_of_a_request_are_answered_or_refused() -> None:
 
         @budget(80)
         @given(raw_requests() | st.binary(max_size=60))
+        @example(b"POST /v1/responses HTTP/1.1\r\nHost: 127.0.0.1\r\nOrigin: http://[\r\nContent-Length: 2\r\n\r\n{}")
         def any_bytes(data: bytes) -> None:
             assume(not breaks_http(data))
             answer = target.run(send_raw(target, data))

@@ -43,7 +43,8 @@ def served(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Settings]:
     """The settings with which the server would have started, in this process."""
     started: list[Settings] = []
 
-    def serve(settings: Settings) -> int:
+    def serve(settings: Settings, read_again: Callable[[], Settings]) -> int:
+        assert read_again() == settings
         started.append(settings)
         return 7
 
@@ -128,7 +129,7 @@ def test_check_config_shows_every_setting_its_value_and_source_by_section(run, t
     assert row(done.stdout, "server", "drain_timeout_s") == ["drain_timeout_s", "60.0", "flag --drain-timeout"]
     assert row(done.stdout, "workers", "concurrency") == ["concurrency", "4", "config.toml"]
     assert row(done.stdout, "queue", "max_bytes") == ["max_bytes", '"1MiB"', "environment GRIZZ_QUEUE_MAX_BYTES"]
-    assert row(done.stdout, "queue", "max_jobs") == ["max_jobs", "1000", "default"]
+    assert row(done.stdout, "queue", "max_jobs") == ["max_jobs", "10000", "default"]
     columns = {re.search(r"  (default|flag|environment|config\.toml)", line).start() for line in settings_lines(done)}
     assert len(columns) == 1
 

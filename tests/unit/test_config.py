@@ -83,12 +83,19 @@ def test_empty_standard_variables_count_as_unset():
 def test_every_setting_can_be_set_by_its_variable():
     for key, item in SETTINGS.items():
         value = item.choices[-1] if item.choices else EXAMPLES.get(key) or ("true" if item.default is False else "7")
-        extra = {} if key != "replies.max_reply_bytes" else {"GRIZZ_REPLIES_MAX_BYTES": "1GiB"}
+        extra = {
+            "replies.max_reply_bytes": {"GRIZZ_REPLIES_MAX_BYTES": "1GiB"},
+            "server.tls_key_file": {"GRIZZ_SERVER_TLS_CERT_FILE": "/cert.pem"},
+        }.get(key, {})
         loaded = from_env(**{item.env: value}, **extra)
         assert loaded.sources[key] == f"environment {item.env}"
 
 
+HASH = "sha256:" + 64 * "0"
 EXAMPLES = {
+    "server.trusted_proxies": "10.0.0.0/8",
+    "limits.queue_share": "0.7",
+    "server.tls_cert_file": "/cert.pem",
     "server.allowed_origins": "https://chat.example.com",
     "upstream.base_url": "http://127.0.0.1:1/v1",
     "redis.url": "redis://127.0.0.1",
@@ -405,11 +412,13 @@ def test_a_url_is_shown_without_its_password(url, shown):
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "grizz.example.com"])
-def test_an_address_others_can_reach_needs_allow_anonymous(host):
+def test_an_address_others_can_reach_needs_accounts_or_allow_anonymous(host):
     (line,) = problems({"server.host": host})
-    assert "bind 127.0.0.1, or pass --allow-anonymous / set server.allow_anonymous = true" in line
+    assert "bind 127.0.0.1, set up API keys or JWT, or pass --allow-anonymous" in line
     assert "anyone who reaches it may use your model key" in line
     assert load({"server.host": host, "server.allow_anonymous": True}, {}, None).settings.server.host == host
+    assert load({"server.host": host}, {"GRIZZ_AUTH_JWT_SECRET": "s" * 32}, None).settings.server.host == host
+    assert load({"server.host": host}, {"GRIZZ_KEYS_ALICE_HASHES": HASH}, None).settings.server.host == host
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.9.9.9", "::1", "localhost", "LOCALHOST", "::ffff:127.0.0.1"])
@@ -435,6 +444,60 @@ def test_one_reply_may_not_be_larger_than_all_replies():
 )
 def test_the_demo_answers_on_demand_or_when_nothing_else_can(environ, demo):
     assert load({}, environ, None).settings.uses_demo is demo
+
+
+# Named tables
+
+
+def test_named_upstreams_take_over_what_they_leave_out_but_no_key_and_no_address(tmp_path):
+    loaded = from_file(
+        tmp_path,
+        "[upstream]\nidle_timeout_s = 7\nmax_retries = 5\n"
+        '[upstreams.main]\nbase_url = "http://main/v1"\nmax_retries = 1\n'
+        '[upstreams.spare-one]\nbase_url = "http://spare/v1"\npriority = 2\nmodels = ["a", "b=c"]\n',
+        {"OPENAI_API_KEY": "section", "GRIZZ_UPSTREAMS_SPARE_ONE_API_KEY": "own"},
+    )
+    main, spare = loaded.settings.upstreams["main"], loaded.settings.upstreams["spare-one"]
+    assert (main.base_url, main.api_key, main.priority, main.max_retries) == ("http://main/v1", "", 1, 1)
+    assert (spare.api_key, spare.priority, spare.models, spare.max_retries) == ("own", 2, ("a", "b=c"), 5)
+    assert (main.idle_timeout_s, spare.idle_timeout_s) == (7, 7)
+    assert loaded.sources["upstreams.main.idle_timeout_s"] == f"[upstream], {tmp_path / 'config.toml'}"
+    assert not loaded.settings.uses_demo
+
+
+def test_the_environment_alone_can_name_tables(tmp_path):
+    secret = tmp_path / "key"
+    secret.write_text("sk-two\n")
+    loaded = from_env(
+        GRIZZ_UPSTREAMS_A_B_BASE_URL="http://ab/v1",
+        GRIZZ_UPSTREAMS_A_B_API_KEY_FILE=str(secret),
+        GRIZZ_UPSTREAMS_A_B_MAX_CONNECTIONS="3",
+        GRIZZ_KEYS_BOB_HASHES=f"{HASH},{HASH}",
+    )
+    upstream = loaded.settings.upstreams["a-b"]
+    assert (upstream.base_url, upstream.api_key, upstream.max_connections) == ("http://ab/v1", "sk-two", 3)
+    assert loaded.settings.keys["bob"].hashes == (HASH, HASH)
+    assert loaded.settings.has_accounts
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("[upstreams.a]\npriority = 1\n", 'upstreams.a.base_url = "": a named upstream needs a base URL'),
+        ('[upstreams.a]\nbase_ur = "x"\n', "upstreams.a.base_ur: no such setting; did you mean upstreams.a.base_url?"),
+        ('[upstreams.a]\nmodel = "x"\nbase_url = "http://a"', "upstreams.a.model: no such setting"),
+        ('[upstreams]\nbase_url = "http://a"\n', "upstreams.base_url: needs a table with a name"),
+        ('[upstreams."A B"]\nbase_url = "http://a"\n', "[upstreams.A B]: must be lower-case letters"),
+        ("[keys.a]\n", "keys.a.hashes = []: needs the hash of a key"),
+        ('[keys.a]\nhashes = ["secret"]\n', "must be a list of hashes like sha256:"),
+        ('[upstreams.a]\nbase_url = "http://a"\napi_key = "k"\n', "GRIZZ_UPSTREAMS_A_API_KEY"),
+        ("upstreams = 1\n", "upstreams: is a section"),
+        ("[upstream]\npriority = 1\n", "upstream.priority: no such setting"),
+    ],
+)
+def test_a_bad_named_table_is_refused_by_name(tmp_path, text, complaint):
+    lines = problems(file=written(tmp_path, text))
+    assert any(complaint in line for line in lines), lines
 
 
 # Declarations
@@ -477,5 +540,5 @@ def test_config_toml_without_its_comment_signs_is_all_defaults(tmp_path):
     tables = tomllib.loads("\n".join(opened))
     given = {f"{section}.{key}" for section, table in tables.items() for key in table}
     assert set(tables) == set(SECTIONS)
-    assert given == set(SETTINGS) - {"upstream.api_key"}
+    assert given == set(SETTINGS) - {"upstream.api_key", "auth.jwt_secret"}
     assert from_file(tmp_path, "\n".join(opened)).settings == Settings()

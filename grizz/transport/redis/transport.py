@@ -242,6 +242,10 @@ class RedisTransport:
         ledger = self.jobs.ledger
         return Depth(ledger.queued, ledger.leased, ledger.oldest_accepted_at())
 
+    def queued_of(self, owner: str) -> int:
+        """See `Transport.queued_of`."""
+        return self.jobs.ledger.queued_of(owner)
+
     @property
     def trouble(self) -> str:
         """See `Transport.trouble`."""

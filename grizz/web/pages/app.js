@@ -3,6 +3,7 @@
 import { button, make } from "./body.js";
 import { Chat } from "./chat.js";
 import { Grizz } from "./grizz.js";
+import { SignIn, hasAccounts } from "./sign-in.js";
 import * as store from "./store.js";
 
 const $ = (id) => document.getElementById(id);
@@ -14,6 +15,7 @@ const COPIED_MS = 1500;
 const grizz = new Grizz();
 const chats = new Map(); // id → Chat: the open one, and those whose answers still run
 let chat = null; // the one on screen
+const signIn = hasAccounts ? new SignIn(() => grizz.info(), () => grizz.connect()) : null;
 
 const hooks = {
   copy,
@@ -152,7 +154,7 @@ $("form").addEventListener("submit", (event) => {
 
 $("stop").addEventListener("click", stop);
 addEventListener("keydown", (event) => {
-  if (event.key === "Escape" && !event.isComposing && !$("chats").open) stop();
+  if (event.key === "Escape" && !event.isComposing && !document.querySelector("dialog[open]")) stop();
 });
 
 // Connection --------------------------------------------------------------------------------------
@@ -168,9 +170,11 @@ function showConnection() {
   pill.dataset.state = name;
   if (name === "reconnecting" && restarting) pill.textContent = "server restarting";
   else if (name === "reconnecting" && seconds) pill.textContent = `reconnecting in ${seconds} s`;
+  else if (name === "asleep") pill.textContent = "idle";
   else pill.textContent = name === "live" && degraded ? "live, degraded" : name;
   pill.dataset.degraded = degraded;
-  if (name !== "live") pill.title = reason ?? "";
+  if (name === "asleep") pill.title = "Closed for being idle; the next message connects again";
+  else if (name !== "live") pill.title = reason ?? "";
   else pill.title = degraded ? `Connected; this server works alone (${degraded})` : "Connected to the server";
   $("refused").hidden = name !== "refused";
   $("refused").textContent = reason ? `The server closed the connection: ${reason} Reload the page to try again.` : "";
@@ -181,6 +185,7 @@ grizz.addEventListener("state", () => {
   showConnection();
   for (const one of chats.values()) one.setLive(grizz.live);
   if (grizz.live && !known) learn();
+  if (hasAccounts && grizz.state.name === "refused") signIn.again();
 });
 
 document.addEventListener("visibilitychange", () => {
@@ -200,7 +205,7 @@ async function watchHealth() {
   clearTimeout(health);
   if (document.visibilityState === "visible") {
     const info = await grizz.info().catch(() => null);
-    if (info && info.degraded !== degraded) {
+    if (info && info.access !== "needed" && info.degraded !== degraded) {
       degraded = info.degraded;
       showConnection();
     }
@@ -310,5 +315,6 @@ composer.value = store.draft();
 open(store.current());
 grow();
 showConnection();
-grizz.connect();
+if (hasAccounts) signIn.check();
+else grizz.connect();
 if (matchMedia("(pointer: fine)").matches) composer.focus();

@@ -104,7 +104,7 @@ export class Grizz extends EventTarget {
 
   /**
    * `{name, retryAt?, restarting?, reason?}`; `name` is one of connecting, live, reconnecting,
-   * offline, refused. A "state" event tells of every change. `retryAt` is in Date.now() time.
+   * offline, asleep, refused. A "state" event tells of every change. `retryAt` is in Date.now() time.
    */
   get state() {
     return this.#state;
@@ -142,6 +142,7 @@ export class Grizz extends EventTarget {
     const stream = new Stream(this, handlers, { phase: "waiting", body });
     this.#streams.add(stream);
     if (this.live) this.#sendCreate(stream);
+    else if (this.#state.name === "asleep") this.#hurry();
     else if (this.#state.name === "refused") queueMicrotask(() => this.#end(stream, this.#refusal()));
     return stream;
   }
@@ -151,6 +152,7 @@ export class Grizz extends EventTarget {
     const stream = new Stream(this, handlers, { phase: "open", responseId, cursor: startingAfter });
     this.#streams.add(stream);
     if (this.live) this.#sendAttach(stream);
+    else if (this.#state.name === "asleep") this.#hurry();
     else if (this.#state.name === "refused") queueMicrotask(() => this.#end(stream, this.#refusal()));
     return stream;
   }
@@ -192,7 +194,7 @@ export class Grizz extends EventTarget {
     return (await this.#get("/v1/models")).data.map((model) => model.id);
   }
 
-  /** `{version, model, demo, upstream}` of the server. */
+  /** `{access, version, model, demo, upstream}` of the server; `access` alone if it wants to know who we are. */
   info() {
     return this.#get("/pages/info.json");
   }
@@ -233,6 +235,8 @@ export class Grizz extends EventTarget {
     this.#forgetSocket();
     if (code === 1008) return this.#refuse(reason || "The server refused the connection.");
     this.#parkStreams(code);
+    // Closed for being idle: nothing is amiss, and the next question opens another one.
+    if (code === 1000 && !this.#streams.size) return this.#become({ name: "asleep" });
     if (lived > LIVED_MS) this.#attempts = 0;
     if (code === 1012) this.#restarting = true;
     // A refused handshake looks like a dead network here: every second time, ask over HTTP which it was.

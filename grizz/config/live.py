@@ -1,0 +1,76 @@
+"""What may change while the process runs, and what needs a restart."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+from grizz.config.settings import SECTIONS, TABLES, Settings
+
+# Who may come in, and how much they may do. All else is built into connections, pools and buffers at the start.
+LIVE = frozenset({"auth", "keys", "limits"}) | {
+    "log.level",
+    "server.allow_anonymous",
+    "server.allowed_hosts",
+    "server.allowed_origins",
+    "server.idle_timeout_s",
+    "server.max_age_s",
+    "server.tls_cert_file",
+    "server.tls_key_file",
+    "server.trusted_proxies",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What a reload does.
+
+    Attributes:
+        settings: in force from now on.
+        taken: dotted keys, or names of tables, that changed.
+        refused: those that changed and wait for a restart.
+    """
+
+    settings: Settings
+    taken: tuple[str, ...]
+    refused: tuple[str, ...]
+
+
+def is_live(key: str) -> bool:
+    """May this setting change without a restart?"""
+    return key in LIVE or key.partition(".")[0] in LIVE
+
+
+def change(old: Settings, new: Settings) -> Change:
+    """Take over from `new` what may change."""
+    changed = list(_changed(old, new))
+    sections: dict[str, Any] = {
+        name: replace(
+            getattr(old, name),
+            **{
+                item.name: getattr(getattr(new, name), item.name)
+                for item in fields(section)
+                if is_live(f"{name}.{item.name}")
+            },
+        )
+        for name, section in SECTIONS.items()
+    }
+    sections |= {table: getattr(new if is_live(table) else old, table) for table in TABLES}
+    return Change(
+        Settings(**sections),
+        tuple(key for key in changed if is_live(key)),
+        tuple(key for key in changed if not is_live(key)),
+    )
+
+
+def _changed(old: Settings, new: Settings) -> Iterator[str]:
+    for name, section in SECTIONS.items():
+        for item in fields(section):
+            if getattr(getattr(old, name), item.name) != getattr(getattr(new, name), item.name):
+                yield f"{name}.{item.name}"
+    for table in TABLES:
+        before, after = getattr(old, table), getattr(new, table)
+        for name in sorted({*before, *after}):
+            if before.get(name) != after.get(name):
+                yield f"{table}.{name}"

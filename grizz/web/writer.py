@@ -1,0 +1,222 @@
+"""The one sender of a connection: reads its cursors and writes, as fast as the socket takes it.
+
+Its task lives while there is something to follow; an idle connection has none. Nothing is buffered for the client but
+notices, of which there is a bound: what the client has not read yet is a cursor that is behind. There is no timeout
+around a send: see `watchdog.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import math
+from collections.abc import Callable
+
+from aiohttp import WSMsgType
+
+from grizz.engine.pulse import Pulse
+from grizz.protocol.events import merge, on_lane
+from grizz.tasks import TaskOwner
+from grizz.telemetry.metrics import Metrics
+from grizz.web.lanes import Lane, Lanes
+from grizz.web.socket import Socket
+from grizz.web.watchdog import Guard
+
+log = logging.getLogger(__name__)
+
+# Answers to bad frames that wait for the socket; above it the connection is not read until some went out.
+MAX_NOTICES = 64
+# A send that took longer means the socket is full: from then on deltas are merged until it keeps up again.
+_SLOW_S = 0.05
+_HIDDEN_EVERY_S = 1.0
+
+
+class _Revoked(Exception):
+    """Another node speaks for one of the responses delivered here: the client shall come back and find it there."""
+
+
+class Writer:
+    """Sends what the lanes of one connection deliver.
+
+    Args:
+        done: a lane's response was delivered to its end.
+        revoked: closes the connection, because another node speaks for one of its responses.
+
+    Attributes:
+        presence: visible, hidden (served once a second) or idle (served when an answer has ended).
+    """
+
+    __slots__ = (
+        "_done",
+        "_guard",
+        "_lanes",
+        "_last_round_at",
+        "_lost",
+        "_metrics",
+        "_notices",
+        "_pulse",
+        "_quiet",
+        "_revoked",
+        "_room",
+        "_slow",
+        "_task",
+        "_tasks",
+        "_wake",
+        "_ws",
+        "presence",
+    )
+
+    def __init__(
+        self,
+        ws: Socket,
+        *,
+        lanes: Lanes,
+        guard: Guard,
+        pulse: Pulse,
+        metrics: Metrics,
+        tasks: TaskOwner,
+        done: Callable[[Lane], None],
+        revoked: Callable[[], None],
+    ) -> None:
+        self._ws = ws
+        self._lanes = lanes
+        self._guard = guard
+        self._pulse = pulse
+        self._metrics = metrics
+        self._tasks = tasks
+        self._done = done
+        self._revoked = revoked
+        self.presence = "visible"
+        # Events are made when they are needed: one holds 700 bytes, and most connections are idle (measured).
+        self._notices: list[bytes] = []
+        self._task: asyncio.Task[None] | None = None
+        self._wake: asyncio.Event | None = None
+        self._room: asyncio.Event | None = None
+        self._quiet: asyncio.Event | None = None
+        self._slow = False
+        self._lost = False
+        self._last_round_at = 0.0
+
+    def __repr__(self) -> str:
+        state = "lost" if self._lost else "idle" if self._task is None else self.presence
+        return f"<Writer: {state}, {len(self._notices)} notices>"
+
+    def notify(self, data: bytes) -> None:
+        """Send a frame of the connection's own, before what its lanes deliver."""
+        self._notices.append(data)
+        self.wake()
+
+    def wake(self) -> None:
+        """There may be something to send."""
+        if self._wake is not None:
+            self._wake.set()
+        elif not self._lost:
+            self._wake = asyncio.Event()
+            self._task = self._tasks.spawn(self._write(), name="writer")
+
+    def stop(self) -> None:
+        """The connection is over: start nothing any more."""
+        self._lost = True
+
+    async def room(self) -> None:
+        """Wait until there is room for notices again, or the connection is lost."""
+        while len(self._notices) >= MAX_NOTICES and not self._lost:
+            self._room = asyncio.Event()
+            await self._room.wait()
+
+    async def quiet(self, within_s: float) -> None:
+        """Wait until nothing is left to send, or the connection is lost; at most `within_s` seconds."""
+        if self._lost or self._task is None:
+            return
+        self._quiet = asyncio.Event()
+        self.wake()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(within_s):
+                await self._quiet.wait()
+
+    async def _write(self) -> None:
+        try:
+            await self._serve()
+            self._wake = self._task = None
+        except _Revoked:
+            self._lost = True
+            self._revoked()
+        except ConnectionError as error:
+            self._lost = True
+            log.debug("connection lost while sending", extra={"err": repr(error)})
+            self._guard.abort()
+        except Exception:
+            self._lost = True
+            log.exception("a writer failed")
+            self._metrics.unhandled_errors.labels("handler").inc()
+            self._guard.abort()  # without a writer the client would wait for ever; so it comes back and resumes
+        except BaseException:
+            self._lost = True
+            raise
+        finally:
+            for event in (self._room, self._quiet):
+                if event is not None:
+                    event.set()
+
+    async def _serve(self) -> None:
+        """Send for as long as something is followed, or waits."""
+        assert self._wake is not None
+        while self._notices or any(lane.cursor is not None for lane in self._lanes):
+            self._wake.clear()
+            pause_s = self._pause_s()
+            if pause_s <= 0:
+                self._last_round_at = asyncio.get_running_loop().time()
+                while await self._round():
+                    pass
+                self._slow = False
+                continue
+            if pause_s == math.inf and self._quiet is not None:
+                self._quiet.set()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(None if pause_s == math.inf else pause_s):
+                    await self._wake.wait()
+
+    def _pause_s(self) -> float:
+        """Seconds until the next round: a hidden tab is served once a second, an idle one when an answer has ended."""
+        cursors = [lane.cursor for lane in self._lanes if lane.cursor is not None]
+        if self._notices or any(cursor.reply.ended or cursor.reply.revoked for cursor in cursors):
+            return 0.0
+        if self.presence == "idle" or not any(cursor.behind for cursor in cursors):
+            return math.inf
+        if self.presence == "visible":
+            return 0.0
+        return self._last_round_at + _HIDDEN_EVERY_S - asyncio.get_running_loop().time()
+
+    async def _round(self) -> bool:
+        """One pass over all lanes; True when there is more."""
+        while self._notices:
+            await self._send(self._notices.pop(0))
+            if self._room is not None:
+                self._room.set()
+        more = False
+        for lane in self._lanes:
+            cursor = lane.cursor
+            if cursor is None:
+                continue
+            events = cursor.read()
+            if len(events) > 1 and (self._slow or self.presence != "visible"):
+                events = merge(events)
+            for event in events:
+                if not self._pulse.is_sure:
+                    await self._pulse.sure()
+                if cursor.reply.revoked:
+                    raise _Revoked
+                await self._send(on_lane(event.data, lane.name))
+            if cursor.reply.revoked:
+                raise _Revoked
+            if cursor.finished and lane.cursor is cursor:
+                self._done(lane)
+            more = more or cursor.behind
+        return more or bool(self._notices)
+
+    async def _send(self, data: bytes) -> None:
+        with self._guard:
+            await self._ws.send_frame(data, WSMsgType.TEXT)
+        if self._guard.last_s > _SLOW_S:
+            self._slow = True
