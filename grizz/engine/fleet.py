@@ -46,7 +46,7 @@ class Ask:
     repeats: int = 0
     blocked_since: float | None = None
     error: UpstreamError | None = None
-    failed_at: Member | None = None
+    failed_at: tuple[Member, str] | None = None  # where the last try failed, and its result
 
     def may_try(self, member: Member) -> bool:
         """Has it the model, and a try left? A first one at each upstream is free, all repeats share one count."""
@@ -59,7 +59,7 @@ class Ask:
         # What one that lacks the model or the key says is less to the point than what the others said.
         if self.error is None or error.result not in ("404", *_KEY):
             self.error = error
-        self.failed_at = member
+        self.failed_at = member, error.result
         if not error.retryable:
             self.given_up.add(member.name)
         pause_s = min(_LONGEST_BACKOFF_S, _BACKOFF_S * 2.0**self.repeats) * random.uniform(0.5, 1.0)
@@ -106,6 +106,8 @@ class Fleet:
                 raise ask.error
             if not left:
                 raise self._unknown(ask.model)
+            if now >= ask.deadline:
+                raise self._nobody(ask, left, now)
             free = [m for m in left if m.obstacle(now) is None and ask.not_before.get(m.name, 0.0) <= now]
             if free:
                 return self._admit(ask, min(free, key=lambda member: _order(ask, member)), now)
@@ -116,16 +118,15 @@ class Fleet:
             member.breaker.allows(now)
         self._taken += 1
         member.taken = self._taken
-        if (failed := ask.failed_at) is not None and ask.error is not None:
-            self._count_again(ask, failed, member)
+        if ask.failed_at is not None:
+            self._count_again(ask, *ask.failed_at, member)
         if member.name in ask.tries:
             ask.repeats += 1
         ask.tries[member.name] = ask.tries.get(member.name, 0) + 1
         ask.blocked_since = None
         return Trial(member, member.breaker.era, now)
 
-    def _count_again(self, ask: Ask, failed: Member, member: Member) -> None:
-        result = ask.error.result if ask.error is not None else ""
+    def _count_again(self, ask: Ask, failed: Member, result: str, member: Member) -> None:
         extra = {"response": ask.response_id, "upstream": member.name, "failed": failed.name, "result": result}
         if member is failed:
             reason = result.split("_")[0]
@@ -160,7 +161,7 @@ class Fleet:
             raise self._nobody(ask, left, now)
         change = self._change
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(soonest_s + random.uniform(0.0, spread_s)):
+            async with asyncio.timeout(min(soonest_s + random.uniform(0.0, spread_s), ask.deadline - now)):
                 await change.wait()
 
     def _nobody(self, ask: Ask, left: list[Member], now: float) -> UpstreamError:
@@ -170,7 +171,8 @@ class Fleet:
             text = f"{error.message} ({', '.join(others)})" if others else error.message
             return UpstreamError(error.code, text, result=error.result, upstream=error.upstream)
         states = [f"{member.name if member.terms.named else 'it'} {why.text}" for member, why in hindered]
-        paused = all(why.patience_s == PAUSE_PATIENCE_S for _, why in hindered)
+        states = states or ["there was none before the job's time was over"]
+        paused = bool(hindered) and all(why.patience_s == PAUSE_PATIENCE_S for _, why in hindered)
         return UpstreamError(
             Code.RATE_LIMIT if paused else Code.SERVER_ERROR,
             f"no model server is available: {', '.join(states)}",

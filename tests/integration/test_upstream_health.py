@@ -227,6 +227,15 @@ async def test_a_pause_that_is_too_long_is_told_with_its_length() -> None:
         assert grizz.asked() == {"main": 1, "backup": 1}
 
 
+async def test_a_pause_beyond_the_time_of_a_job_is_not_waited_for() -> None:
+    async with running({"main": {"max_retries": 0}}, workers__job_timeout_s=5) as grizz:
+        player = await grizz.player()
+        await error_of(player, "[[error:429]] [[retry-after:20]]")
+        error = await error_of(player)
+        assert error["message"].startswith("no model server is available: main asked for a pause of ")
+        assert grizz.asked() == {"main": 1}
+
+
 async def test_why_the_others_were_not_asked_is_told_with_the_failure() -> None:
     upstreams = {
         "main": {"base_url": dead_url(), "breaker_failures": 1, "breaker_first_s": 60, "max_retries": 0},
