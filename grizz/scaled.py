@@ -26,14 +26,15 @@ from grizz.transport.redis.bus import Bus
 from grizz.transport.redis.census import Census
 from grizz.transport.redis.chores import Chores
 from grizz.transport.redis.connection import Target
+from grizz.transport.redis.dispatch import Limits
 from grizz.transport.redis.finder import RedisFinder
 from grizz.transport.redis.greetings import Greetings
 from grizz.transport.redis.handover import Handover
 from grizz.transport.redis.heir import Heir
 from grizz.transport.redis.keys import Keys
 from grizz.transport.redis.link import Link
+from grizz.transport.redis.parts import transport_of
 from grizz.transport.redis.record import Codec
-from grizz.transport.redis.transport import RedisTransport
 
 log = logging.getLogger(__name__)
 
@@ -83,14 +84,7 @@ class Scaled:
         )
         self.chores = Chores(self.keys, self.link, lambda: self.bus.node, lambda: self._thrift)
         self.archive = RedisArchive(self.keys, self.link, self.chores, keep_s=settings.history.keep_s)
-        self.transport = RedisTransport(
-            keys=self.keys,
-            link=self.link,
-            bus=self.bus,
-            chores=self.chores,
-            codec=CODEC,
-            metrics=metrics,
-            tasks=tasks,
+        limits = Limits(
             max_jobs=settings.queue.max_jobs,
             max_bytes=settings.queue.max_bytes,
             local_slots=settings.workers.concurrency,
@@ -98,6 +92,16 @@ class Scaled:
             max_attempts=settings.workers.max_attempts,
             max_wait_s=settings.queue.max_wait_s,
             job_s=settings.workers.job_timeout_s,
+        )
+        self.transport = transport_of(
+            limits,
+            keys=self.keys,
+            link=self.link,
+            bus=self.bus,
+            chores=self.chores,
+            codec=CODEC,
+            metrics=metrics.redis,
+            tasks=tasks,
             thrift=lambda: self._thrift,
         )
         metrics.on_scrape(metrics.redis.month, self._projected)
@@ -109,6 +113,31 @@ class Scaled:
 
     def join(self, engine: Engine, pool: Pool) -> None:
         """Let the engine find, follow and take over what other nodes have."""
+        peers = engine.lookup.peers = Peers(
+            bus=self.bus,
+            finder=self._look_out(engine),
+            tasks=self._tasks,
+            lease_s=self._settings.workers.lease_s,
+            local=engine.replies.get,
+            cancel=engine.stop,
+            forget=engine.deleted_elsewhere,
+        )
+        self.bus.watch(peers.reached)
+        self.transport.handed_over = Handover(
+            keys=self.keys,
+            link=self.link,
+            bus=self.bus,
+            chores=self.chores,
+            transport=self.transport,
+            codec=CODEC,
+            home=engine.home,
+            workers=pool,
+            tasks=self._tasks,
+        ).give
+        self._tasks.spawn(self._govern(), name="watch the command budget")
+
+    def _look_out(self, engine: Engine) -> RedisFinder:
+        """What finds the dead, and their heir."""
         lease_s = self._settings.workers.lease_s
         census = Census(self.keys, self.link)
         heir = Heir(
@@ -147,28 +176,7 @@ class Scaled:
             tasks=self._tasks,
             lease_s=lease_s,
         )
-        peers = engine.lookup.peers = Peers(
-            bus=self.bus,
-            finder=finder,
-            tasks=self._tasks,
-            lease_s=lease_s,
-            local=engine.replies.get,
-            cancel=engine.stop,
-            forget=engine.deleted_elsewhere,
-        )
-        self.bus.watch(peers.reached)
-        self.transport.handed_over = Handover(
-            keys=self.keys,
-            link=self.link,
-            bus=self.bus,
-            chores=self.chores,
-            transport=self.transport,
-            codec=CODEC,
-            home=engine.home,
-            workers=pool,
-            tasks=self._tasks,
-        ).give
-        self._tasks.spawn(self._govern(), name="watch the command budget")
+        return finder
 
     def start(self) -> None:
         """Begin what needs the link; after the transport has started."""

@@ -15,7 +15,7 @@ from tests.nodes import Client, Node, Nodes, nodes_on
 from tests.player import numbers
 from tests.redis_servers import RedisServer
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(240)
 
 LEASE_S = 3
 
@@ -42,10 +42,8 @@ async def asked_again_and_again(
 
 
 async def several(nodes: Nodes, *slots: int) -> list[Node]:
-    """Nodes with so many slots each, started at the same time."""
-    started = [nodes.launch(workers__concurrency=count, workers__lease_s=LEASE_S) for count in slots]
-    await asyncio.gather(*(node.ready() for node in started))
-    return started
+    """Nodes with so many slots each."""
+    return [await nodes.start(workers__concurrency=count, workers__lease_s=LEASE_S) for count in slots]
 
 
 @pytest.mark.parametrize("between_s", [0.3, 1.0, 2.4])
@@ -76,7 +74,7 @@ async def test_who_takes_an_heir_over_is_asked_for_what_that_one_had_inherited(
     async with nodes_on(own_redis.url, tmp_path) as nodes, aiohttp.ClientSession() as http:
         home, heir, third, fourth = await several(nodes, 0, 4, 0, 0)
         inherited, own = Client(http, [home]), Client(http, [heir])
-        asking = [await begun(client, "[[words:600]] [[rate:30]]") for client in (inherited, own)]
+        asking = [await begun(client, "[[words:900]] [[rate:30]]") for client in (inherited, own)]
         inherited.nodes, own.nodes = [heir], [fourth]
         home.kill()
         async with asyncio.timeout(20):
@@ -92,7 +90,7 @@ async def test_who_takes_an_heir_over_is_asked_for_what_that_one_had_inherited(
         await asyncio.gather(*asking)
         for client in (inherited, own):
             client.check()
-            assert client.text == numbers(600)
+            assert client.text == numbers(900)
 
 
 async def test_what_never_was_is_refused_soon_although_its_node_was_taken_over(

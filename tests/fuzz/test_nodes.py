@@ -44,7 +44,7 @@ def test_a_record_is_a_job_that_can_be_run_or_unreadable(data: bytes) -> None:
     assert isinstance(job.payload, Work)
 
 
-METRICS = Metrics(version="1", mode="redis", models=["m"], upstream="u")
+METRICS = Metrics(version="1", mode="redis", models=["m"], upstreams=["u"])
 
 
 def dropped() -> int:

@@ -52,14 +52,14 @@ class RedisFinder:
         self._bus = bus
         self._census = census
         self._heir = heir
-        self._inherited = transport.inherited
+        self._inheritance = transport.inheritance
         self._tasks = tasks
         self._twice_s = TWICE * lease_s
         self._patient_until = 0.0
         self._silent: dict[str, float] = {}
         self._looking = asyncio.Lock()
         self._all_alive_at = -1.0
-        transport.orphaned = self._orphaned
+        transport.keeper.orphaned = self._orphaned
         transport.linked = self._linked
 
     def __repr__(self) -> str:
@@ -91,12 +91,12 @@ class RedisFinder:
 
     async def unanswered(self, node: str) -> None:
         """A node did not answer for a lease, although somebody listens on its channel: it stands still."""
-        if not self.is_patient and node != self._bus.node and node not in self._inherited:
+        if not self.is_patient and node != self._bus.node and node not in self._inheritance:
             await self._heir.relieve(node)
 
     def is_heir(self, node: str) -> bool:
         """See `Finder.is_heir`."""
-        return node in self._inherited
+        return node in self._inheritance
 
     @property
     def is_busy(self) -> bool:

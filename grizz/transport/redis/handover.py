@@ -71,7 +71,7 @@ class Handover:
     async def give(self) -> list[str]:
         """Hand over what runs; the ids of what is in good hands. Waits a few seconds at most. Not cancel-safe."""
         for errand in self._transport.errands.all():
-            self._transport.hand_back(errand, "back")
+            self._transport.keeper.hand_back(errand, "back")
             self._workers.abandon(errand.delivery)
         jobs = self._transport.jobs
         if not jobs.ledger.jobs() or not self._link.is_up:
@@ -153,7 +153,9 @@ class Handover:
         jobs = self._transport.jobs
         errand = self._transport.errands.running(delivery.token) if worker == self._bus.node else None
         if errand is not None:  # it runs right here, and may be ahead of what its home has seen
-            self._transport.become_home(errand, [*events, *errand.log[events[-1].seq + 1 - delivery.job.next_seq :]])
+            self._transport.keeper.become_home(
+                errand, [*events, *errand.log[events[-1].seq + 1 - delivery.job.next_seq :]]
+            )
         else:
             job = self._home.adopt(delivery.job, delivery.attempt, events)
             if job is None:
@@ -166,7 +168,7 @@ class Handover:
             else:
                 await self._put(delivery)
         for node in (sender, record.home_of(delivery.job.id)):
-            await self._transport.inherit(node)
+            await self._transport.inheritance.add(node)
         self._bus.post(sender, {"k": "inherited", "id": delivery.job.id})
 
     async def _put(self, delivery: Delivery) -> None:

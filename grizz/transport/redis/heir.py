@@ -152,7 +152,7 @@ class Heir:
         me = self._bus.node
         self._kept = {job_id: keeper for job_id, keeper in self._kept.items() if keeper != node}
         mine, theirs = self._keys.records(node, me), self._keys.records(node)
-        await self._transport.inherit(node)  # who asks from now on is told to wait, not that nobody knows
+        await self._transport.inheritance.add(node)  # who asks from now on is told to wait, not that nobody knows
         first = await self._link.ask("SET", self._keys.heir(node), me, "NX", "EX", _MARK_S)
         # Should this node die in the middle, its own heir finds by this what it was about to begin.
         await self._link.ask("HSET", self._keys.records(me), _UNDER_WAY + node, "1")
@@ -161,7 +161,7 @@ class Heir:
             log.warning("another node is gone; its answers go on here", extra={"node": node})
             self._metrics.redis.takeovers.inc()
         # Who ran something for it has the logs of that, and perhaps nobody else has: that goes on where it is.
-        self._transport.keep_errands(node)
+        self._transport.keeper.keep_errands(node)
         await self._bus.tell_everybody({"k": "bereft", "home": node})
         await asyncio.sleep(_CLAIM_S)
         await self._begin_all(mine, node)
@@ -181,7 +181,7 @@ class Heir:
                 older = name.removeprefix(_UNDER_WAY)
                 inherited = self._keys.records(older, self._bus.node)
                 await self._rename(self._keys.records(older, node), inherited)
-                await self._transport.inherit(older)
+                await self._transport.inheritance.add(older)
                 await self._begin_all(inherited, older)
         await self._link.ask("DEL", mine)
 
@@ -190,7 +190,7 @@ class Heir:
         self._changed_at = self._elsewhere[sender, part["home"]] = _now()
         while len(self._elsewhere) > _MAX_HEARD_OF:
             del self._elsewhere[next(iter(self._elsewhere))]
-        self._transport.keep_errands(part["home"])
+        self._transport.keeper.keep_errands(part["home"])
 
     def _on_settled(self, sender: str, part: Part, lines: Sequence[bytes]) -> None:
         self._elsewhere.pop((sender, part["home"]), None)
@@ -227,7 +227,7 @@ class Heir:
 
     async def _adopt(self, found: record.Record) -> None:
         delivery = found.delivery
-        await self._transport.inherit(record.home_of(delivery.job.id))
+        await self._transport.inheritance.add(record.home_of(delivery.job.id))
         spent = delivery.attempt >= self._max_attempts or found.expires_at < time.time()
         job = self._home.adopt(delivery.job, delivery.attempt + (not spent), None)
         if job is None:
@@ -290,7 +290,7 @@ class Heir:
         """Is a node dead? Where it listened its heirs may listen now."""
         if node == self._bus.node:
             return False
-        if node in self._transport.inherited or await self._is_dead(node, known):
+        if node in self._transport.inheritance or await self._is_dead(node, known):
             return True
         return bool(await self._link.ask("EXISTS", self._keys.heir(node)))
 

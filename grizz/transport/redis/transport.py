@@ -6,7 +6,8 @@ Otherwise it is offered on the shared stream, and whoever has a slot runs it and
 *Without Redis* (a breaker is open) all of it goes on: offered jobs come back, new ones run here, and only the crash
 records are missing until the way back writes them.
 
-The home side is `dispatch.py`; here are the port, what the link calls, and the jobs of other homes that run here.
+Here are the port and what the link calls. The home side is `dispatch.py`; what becomes of jobs of other homes that run
+here is `intake.py`, `errands.py` and `keeper.py`.
 """
 
 from __future__ import annotations
@@ -14,42 +15,43 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-import time
-from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 from redis.exceptions import RedisError
 
-from grizz.core.budget import Thrift
 from grizz.core.job import Delivery, Job
 from grizz.errors import RedisDown, TransportClosed
 from grizz.protocol.events import Event
 from grizz.tasks import TaskOwner
-from grizz.telemetry.metrics import Metrics
-from grizz.transport.base import Cause, Depth, Found, Haste, Home, Part, Workers
-from grizz.transport.redis import record
+from grizz.telemetry.metrics import RedisMetrics
+from grizz.transport.base import Cause, Depth, Found, Home, Workers
 from grizz.transport.redis.bus import Bus
 from grizz.transport.redis.chores import Chores
 from grizz.transport.redis.connection import Command, Wire
 from grizz.transport.redis.dispatch import Dispatcher
-from grizz.transport.redis.errands import Errand, Errands
+from grizz.transport.redis.errands import Errands
+from grizz.transport.redis.inheritance import Inheritance
+from grizz.transport.redis.intake import Intake
+from grizz.transport.redis.keeper import Keeper
 from grizz.transport.redis.keys import GROUP, Keys
 from grizz.transport.redis.link import BLOCK_S, Link
-from grizz.transport.redis.record import Codec, Record, UnreadableRecord, home_of
 
 log = logging.getLogger(__name__)
 
-# After so many leases a home that hears nothing is looked after; who lost Redis for a moment is back by then.
-_SILENT = 0.7
-
 
 class RedisTransport:
-    """`Transport` over a `Link`. See `Dispatcher` for the arguments that are not here.
+    """`Transport` over a `Link`.
+
+    Args:
+        dispatcher: the home side.
+        errands, intake, keeper: the worker side.
+        reads: this process has slots, and so reads jobs of others.
+        lease_s: seconds a delivery is held without a sign of life.
 
     Attributes:
-        inherited: nodes that this one took over; what is said to them is said to this one too.
-        orphaned: called with a home for which jobs run here, and which nobody hears of any more.
+        jobs: the home side.
+        inheritance: the nodes that this one took over.
         linked: called when the link is up, with whether it is for the first time.
         farewell: tells the others that this node leaves.
         handed_over: hands over what runs here; see `Handover.give`.
@@ -62,65 +64,41 @@ class RedisTransport:
         link: Link,
         bus: Bus,
         chores: Chores,
-        codec: Codec,
-        metrics: Metrics,
+        metrics: RedisMetrics,
         tasks: TaskOwner,
-        max_jobs: int,
-        max_bytes: int,
-        local_slots: int,
+        dispatcher: Dispatcher,
+        errands: Errands,
+        intake: Intake,
+        keeper: Keeper,
+        inheritance: Inheritance,
+        reads: bool,
         lease_s: float,
-        max_attempts: int,
-        max_wait_s: float,
-        job_s: float,
-        thrift: Callable[[], Thrift],
     ) -> None:
         self._keys = keys
         self._link = link
         self._bus = bus
         self._chores = chores
-        self._codec = codec
-        self._metrics = metrics.redis
+        self._metrics = metrics
         self._tasks = tasks
-        self._reads = bool(local_slots)
+        self.jobs = dispatcher
+        self.errands = errands
+        self.inheritance = inheritance
+        self.keeper = keeper
+        self._intake = intake
+        self._reads = reads
         self._lease_s = lease_s
-        self.inherited: dict[str, None] = {}
-        self.jobs = Dispatcher(
-            keys=keys,
-            link=link,
-            bus=bus,
-            chores=chores,
-            codec=codec,
-            metrics=metrics.redis,
-            max_jobs=max_jobs,
-            max_bytes=max_bytes,
-            local_slots=local_slots,
-            lease_s=lease_s,
-            max_attempts=max_attempts,
-            max_wait_s=max_wait_s,
-            job_s=job_s,
-            thrift=thrift,
-            ready=self._wake,
-            inherited=self.inherited,
-        )
-        self.errands = Errands(bus, lease_s=lease_s, tell_every_s=min(5.0, lease_s / 2))
-        self._inbox: deque[Delivery] = deque()
         self._ready = asyncio.Event()
         self._hungry = asyncio.Event()
         self._closed = False
-        self.leaving = False
         self._first = True
-        self._unheard: dict[str, float] = {}
         self._home: Home
         self._workers: Workers
-        self.orphaned: Callable[[str], None] = lambda home: None
         self.linked: Callable[[bool], None] = lambda first: None
         self.farewell: Callable[[], Coroutine[Any, Any, None]] = _silence
         self.handed_over: Callable[[], Coroutine[Any, Any, list[str]]] = _nothing
+        dispatcher.ready = intake.ready = self._wake
+        intake.put = self.put
         link.serve(self)
-        bus.watch(self._reached)
-        bus.on("stop", self._on_stop)
-        bus.on("again", self._on_again)
-        bus.on("orphan", self._on_orphan)
         bus.on("requeued", lambda sender, part, lines: self._home.forget(part["id"], sender))
 
     def __repr__(self) -> str:
@@ -130,8 +108,8 @@ class RedisTransport:
 
     def connect(self, home: Home, workers: Workers) -> None:
         """See `Transport.connect`."""
-        self._home = self.jobs.home = home
-        self._workers = self.jobs.workers = workers
+        self._home = self.jobs.home = self.keeper.home = self._intake.home = home
+        self._workers = self.jobs.workers = self.keeper.workers = self._intake.workers = workers
 
     async def start(self) -> None:
         """See `Transport.start`.
@@ -170,8 +148,8 @@ class RedisTransport:
         while True:
             if self._closed:
                 raise TransportClosed("the transport is closed")
-            if self._inbox:
-                return self._inbox.popleft()
+            if (waiting := self._intake.inbox.take()) is not None:
+                return waiting
             # What was offered came first: while some of it waits, a free slot reads the stream, not the ledger.
             if not self.jobs.ledger.offered:
                 delivery = self.jobs.ledger.lease(_now())
@@ -216,7 +194,7 @@ class RedisTransport:
         if errand is None:
             self.jobs.lost(delivery)
         else:
-            self.hand_back(errand, "lost")
+            self.keeper.hand_back(errand, "lost")
 
     async def release(self, delivery: Delivery) -> None:
         """See `Transport.release`."""
@@ -225,12 +203,12 @@ class RedisTransport:
             self.jobs.ledger.check(delivery)
             self.jobs.release(delivery)
         else:
-            self.hand_back(errand, "back")
+            self.keeper.hand_back(errand, "back")
 
     async def cancel(self, job_id: str, cause: Cause) -> Found:
         """See `Transport.cancel`."""
         delivery = self.jobs.ledger.holder(job_id)
-        if delivery is not None and self._take_from_inbox(delivery):
+        if delivery is not None and self._intake.inbox.remove(delivery):
             self.jobs.ledger.bury(delivery)
             self.jobs.papers.settle(job_id)
             return Found.QUEUED
@@ -271,7 +249,7 @@ class RedisTransport:
 
     async def leave(self) -> None:
         """See `Transport.leave`."""
-        self.leaving = True
+        self._intake.leaving = True
         await self.errands.idle.wait()
 
     async def hand_over(self) -> list[str]:
@@ -288,7 +266,7 @@ class RedisTransport:
                 self._deposed()
         node = self._bus.node
         await self._chores.prepare(cmd, reads=self._reads)
-        channels = [self._keys.channel(name) for name in (node, *self.inherited)]
+        channels = [self._keys.channel(name) for name in (node, *self.inheritance)]
         await sub.subscribe([self._keys.everybody, *channels])
         if not first:
             # What was on its way to the old connection when that broke is ours, and nobody else will run it.
@@ -317,7 +295,7 @@ class RedisTransport:
     async def appetite(self) -> Command:
         """See `Session.appetite`."""
         await self._hungry.wait()
-        if self.leaving:
+        if self._intake.leaving:
             await asyncio.get_running_loop().create_future()
         count = max(1, self._workers.free - self.jobs.ledger.waiting)
         group = ("XREADGROUP", "GROUP", GROUP, self._bus.node, "COUNT", count, "BLOCK", int(BLOCK_S * 1000))
@@ -327,151 +305,9 @@ class RedisTransport:
         """See `Session.entries`."""
         for _, entries in reply or ():
             for entry, fields in entries:
-                self._take(entry, fields)
+                self._intake.take(entry, fields)
 
-    # Jobs from the stream
-
-    def _take(self, entry: bytes, fields: list[bytes] | None) -> None:
-        """An entry was delivered to this node: run it, or say who shall."""
-        if not fields:  # trimmed before it was read
-            self._chores.entry(entry)
-            return
-        try:
-            found = record.unpack(fields[1], self._codec)
-        except UnreadableRecord as error:
-            self._metrics.errors.labels("message").inc()
-            log.warning("a job in the stream cannot be read", extra={"entry": entry.decode(), "err": str(error)})
-            self._chores.bury(entry, f"unreadable: {error}")
-            return
-        delivery = found.delivery
-        if (errand := self.errands.known(delivery.token)) is not None:
-            if errand.ended_at is not None:
-                self._chores.entry(entry)  # its removal was lost with the link
-            return
-        if found.home == self._bus.node:
-            current = self.jobs.begin(delivery, entry, room=self._has_room)
-            if current is not None:
-                self._accept(current, "home")
-        elif found.expires_at < time.time():
-            self._chores.entry(entry)
-        elif not found.home:
-            self._take_requeued(entry, found)
-        elif not self._has_room:
-            self._chores.entry(entry)
-            self._bus.post(found.home, {"k": "back", "id": delivery.job.id, "t": delivery.token})
-        else:
-            errand = Errand(delivery, found.home, entry, _now())
-            self.errands.begin(errand)
-            self._accept(delivery, "elsewhere")
-            self._bus.post(found.home, {"k": "started", **errand.name}, haste=Haste.TICK)
-
-    @property
-    def _has_room(self) -> bool:
-        return not self.leaving and self._workers.free > len(self._inbox)
-
-    def _take_requeued(self, entry: bytes, found: Record) -> None:
-        """A dead letter that was requeued has no home left; whoever reads it is its home."""
-        job_id = found.delivery.job.id
-        self._home.forget(job_id, self._bus.node)
-        self._bus.post(home_of(job_id), {"k": "requeued", "id": job_id})
-        job = self._home.adopt(found.delivery.job, found.delivery.attempt + 1, None)
-        self._chores.entry(entry)
-        if job is not None:
-            self._tasks.spawn(self.put(job), name=f"put requeued {job.id}")
-
-    def _accept(self, delivery: Delivery, place: str) -> None:
-        self._metrics.placed.labels(place).inc()
-        self._inbox.append(delivery)
-        self._wake()
-
-    def _take_from_inbox(self, delivery: Delivery) -> bool:
-        """Was it on its way to a worker, and is not any more?"""
-        for waiting in self._inbox:
-            if waiting.token == delivery.token:
-                self._inbox.remove(waiting)
-                return True
-        return False
-
-    def hand_back(self, errand: Errand, kind: str) -> None:
-        """Tell its home that an errand ends here: "lost", or "back" as if it had never been delivered."""
-        self.errands.drop(errand)
-        self._chores.entry(errand.entry)
-        delivery = errand.delivery
-        self._bus.post(errand.home, {"k": kind, "id": delivery.job.id, "t": delivery.token})
-
-    # What homes say about errands
-
-    def _on_stop(self, sender: str, part: Part, lines: Sequence[bytes]) -> None:
-        errand = self.errands.running(part["t"])
-        if errand is None:
-            return
-        waits = self._take_from_inbox(errand.delivery)
-        if part.get("c"):
-            if waits:
-                self.hand_back(errand, "lost")  # nobody runs it who could end it; its home does
-            elif not errand.stopping:
-                errand.stopping = True
-                self._workers.stop(errand.delivery, Cause(part["c"]))
-            return
-        self.errands.drop(errand)
-        self._chores.entry(errand.entry)
-        self._workers.abandon(errand.delivery)
-
-    def _on_again(self, sender: str, part: Part, lines: Sequence[bytes]) -> None:
-        if not self.errands.resend(part["t"], int(part["after"])):
-            self._bus.post(sender, {"k": "gone", "id": part["id"], "t": part["t"]})
-
-    def _on_orphan(self, sender: str, part: Part, lines: Sequence[bytes]) -> None:
-        """The heir of a dead home knows nothing of this job: this node, which has its log, is its home."""
-        errand = self.errands.running(part["t"])
-        if errand is not None:
-            self.become_home(errand)
-
-    def _reached(self, node: str, count: int) -> None:
-        if count:
-            self._unheard.pop(node, None)
-            for errand in self.errands.heard_by(node):
-                self._chores.entry(errand.entry)
-        elif self.errands.of(node):
-            self._unheard.setdefault(node, _now())
-
-    # Who is whose heir
-
-    def keep_errands(self, home: str) -> None:
-        """A home is gone, and what runs or has just ended here for it may have its log here alone."""
-        errands = self.errands.left_by(home, _now())
-        for errand in errands:
-            self.become_home(errand)
-        if errands:
-            self._bus.shout({"k": "kept", "ids": [errand.delivery.job.id for errand in errands]})
-
-    def become_home(self, errand: Errand, log: Sequence[Event] | None = None) -> None:
-        """Keep an errand as one's own response, with the log its home had or else what was said here."""
-        delivery = errand.delivery
-        self.errands.drop(errand)
-        job = self._home.adopt(delivery.job, delivery.attempt, errand.log if log is None else log)
-        if job is None or errand.ended_at is not None:
-            self._workers.abandon(delivery)
-            if not errand.heard:
-                self._chores.entry(errand.entry)
-        if job is None:
-            return
-        self._metrics.adopted.inc()
-        if errand.ended_at is None:
-            self.jobs.ledger.adopt(delivery, _now())
-            if self.jobs.papers.write(delivery) is None:
-                self.jobs.places.place(job).entry = errand.entry
-            else:
-                self._chores.entry(errand.entry)  # its record says the same, and under the right name
-        # Whoever took the job over before may have had another name than the one that its id says.
-        for node in {errand.home: None, home_of(job.id): None}:
-            self._tasks.spawn(self.inherit(node), name=f"listen for {node}")
-
-    async def inherit(self, node: str) -> None:
-        """From now on, what is said to that node is said to this one too."""
-        if node not in self.inherited and node != self._bus.node:
-            self.inherited[node] = None
-            await self._link.subscribe(self._keys.channel(node))
+    # Taken over
 
     def _deposed(self) -> None:
         """Somebody took this node over while it was silent: begin again as another, with nothing."""
@@ -501,13 +337,7 @@ class RedisTransport:
         """Look after everything that may have gone silent. Called by the supervisor."""
         now = _now()
         self.jobs.sweep(now)
-        self.errands.beat(now)
-        for home, since in list(self._unheard.items()):
-            if not self.errands.of(home):
-                del self._unheard[home]
-            elif now - since > _SILENT * self._lease_s:
-                self._unheard[home] = now
-                self.orphaned(home)
+        self.keeper.sweep(now)
 
     def _wake(self) -> None:
         self._ready.set()
