@@ -105,7 +105,9 @@ class RequestError(GrizzError):
 
     def body(self) -> dict[str, Any]:
         """The `error` object of an HTTP body or a WebSocket envelope (protocol §9)."""
-        return {"message": self.message, "type": self.type, "param": self.param, "code": str(self.code)}
+        # What a client sent may stand in it, and not all of that can be written as JSON (half a surrogate pair).
+        message = self.message.encode("utf-8", "backslashreplace").decode()
+        return {"message": message, "type": self.type, "param": self.param, "code": str(self.code)}
 
 
 _FAMILY = {

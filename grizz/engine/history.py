@@ -204,6 +204,6 @@ def read_turns(records: Sequence[bytes]) -> dict[str, tuple[Turn, list[str]]]:
                 continue
             turn = Turn(body["id"], body["owner"], None, body["input"], body["response"], body["last_seq"], None)
             turns[turn.id] = (turn, list(body["lineage"]))
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, AttributeError):
             continue
     return turns

@@ -79,7 +79,7 @@ def parse(body: Any, default_model: str) -> Request:
     """
     if not isinstance(body, dict):
         raise RequestError(400, Code.INVALID_TYPE, f"The request body must be a JSON object, not {kind(body)}.")
-    _check_depth(body)
+    check_depth(body)
     fields = {key: body[key] for key in _FIELDS if body.get(key) is not None}
     for key, value in fields.items():
         _FIELDS[key](value, key)
@@ -133,8 +133,27 @@ def starting_after(value: Any) -> int:
     return value
 
 
-def _check_depth(body: dict[str, Any]) -> None:
-    """JSON is read four times as deep as it can be written: what is accepted must be writable, within an event, too."""
+def frame(data: str | bytes) -> dict[str, Any]:
+    """One WebSocket message as an object.
+
+    Raises:
+        RequestError: 400, it is no JSON object.
+    """
+    try:
+        parsed = orjson.loads(data)
+    except orjson.JSONDecodeError as error:
+        raise RequestError(400, Code.INVALID_JSON, f"The frame is not JSON: {error}.") from error
+    if not isinstance(parsed, dict):
+        raise RequestError(400, Code.INVALID_JSON, "The frame must be a JSON object.")
+    return parsed
+
+
+def check_depth(body: dict[str, Any]) -> None:
+    """JSON is read four times as deep as it can be written: what is accepted must be writable, within an event, too.
+
+    Raises:
+        RequestError: 400.
+    """
     inner: Any = body
     for _ in range(_WRAPPINGS):
         inner = [inner]

@@ -24,6 +24,8 @@ from logging.handlers import QueueHandler
 from types import TracebackType
 from typing import Any, TextIO
 
+from aiohttp.http_exceptions import HttpProcessingError
+
 QUEUE_RECORDS = 10_000
 STOP_TIMEOUT_S = 5.0
 MAX_DEPTH = 6
@@ -69,7 +71,13 @@ def setup(level: str, fmt: str, stream: TextIO | None = None) -> LogPipe:
     logging.getLogger("grizz").setLevel(own)
     # Its one warning lists all subprotocols that a client offers, and tokens may be among them.
     logging.getLogger("aiohttp.websocket").setLevel(logging.ERROR)
+    logging.getLogger("aiohttp.server").addFilter(_is_ours)
     return pipe
+
+
+def _is_ours(record: logging.LogRecord) -> bool:
+    """Drops what aiohttp says, as an error and with a traceback, of everybody who sends bytes that are no HTTP."""
+    return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))
 
 
 def formatter(fmt: str, stream: TextIO) -> logging.Formatter:

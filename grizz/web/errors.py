@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 # Stands in the response's header and in the log, so that a user's report can be followed.
 REQUEST_ID = web.RequestKey("request_id", str)
 # The path of `nowhere`; add it last.
-NOWHERE = "/{path:.*}"
+NOWHERE = "/{path:(?s:.*)}"
 _NOWHERE_CANONICAL = "/{path}"
 # SDKs try these again by themselves; everything else a second try cannot mend.
 _RETRIABLE = frozenset({408, 409, 429, 500, 502, 503, 504})

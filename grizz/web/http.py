@@ -137,6 +137,8 @@ class Api:
         try:
             async with asyncio.timeout(self._request_timeout_s):
                 return await request.read()
+        except web.RequestPayloadError as error:
+            raise RequestError(400, Code.INVALID_REQUEST, f"The body cannot be read: {error}.") from error
         except TimeoutError:
             text = f"The body did not arrive within {self._request_timeout_s:g} s."
             raise RequestError(408, Code.REQUEST_TIMEOUT, text, headers={"Connection": "close"}) from None
@@ -211,7 +213,7 @@ def _page(items: list[dict[str, Any]], request: web.Request) -> dict[str, Any]:
     if order not in ("asc", "desc"):
         raise RequestError(400, Code.INVALID_VALUE, "'order' must be asc or desc.", param="order")
     text = request.query.get("limit", "20")
-    if not text.isdecimal() or not 1 <= int(text) <= 100:
+    if not text.isdecimal() or len(text) > 3 or not 1 <= int(text) <= 100:
         raise RequestError(400, Code.INVALID_VALUE, "'limit' must be a whole number from 1 to 100.", param="limit")
     limit = int(text)
     if order == "desc":

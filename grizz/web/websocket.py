@@ -17,6 +17,7 @@ from grizz.engine.reply import Cursor, Reply
 from grizz.errors import Code, RequestError
 from grizz.protocol import requests
 from grizz.protocol.events import on_lane
+from grizz.protocol.items import kind
 from grizz.tasks import TaskOwner
 from grizz.telemetry.metrics import Metrics
 from grizz.web import notices
@@ -219,7 +220,7 @@ class Connection:
     def _receive(self, data: str | bytes) -> None:
         lane_name: str | None = None
         try:
-            frame = _decode(data)
+            frame = requests.frame(data)
             lane_name = requests.stream_id(frame)
             frame_type = frame.get("type")
             if isinstance(frame_type, str) and frame_type.startswith("grizz:"):
@@ -227,7 +228,8 @@ class Connection:
             handler = self._handlers.get(frame_type) if isinstance(frame_type, str) else None
             if handler is None:
                 known = ", ".join(self._handlers)
-                text = f"Unknown event type {str(frame_type)[:100]!r}; known are {known}."
+                shown = repr(frame_type[:100]) if isinstance(frame_type, str) else kind(frame_type)
+                text = f"Unknown event type {shown}; known are {known}."
                 raise RequestError(400, Code.UNKNOWN_EVENT_TYPE, text, param="type")
             handler(self, frame, lane_name, len(data))
         except RequestError as error:
@@ -303,6 +305,7 @@ class Connection:
             self._refuse(error, None)
 
     def _on_steer(self, frame: Frame, lane_name: str | None, size: int) -> None:
+        requests.check_depth(frame)
         self.notify(notices.steer_failed(frame), lane_name)
 
     def _on_processed(self, frame: Frame, lane_name: str | None, size: int) -> None:
@@ -389,13 +392,3 @@ class Connection:
             lane.cursor = None
         lane.creating = False
         self._start_creates()
-
-
-def _decode(data: str | bytes) -> Frame:
-    try:
-        frame = orjson.loads(data)
-    except orjson.JSONDecodeError as error:
-        raise RequestError(400, Code.INVALID_JSON, f"The frame is not JSON: {error}.") from error
-    if not isinstance(frame, dict):
-        raise RequestError(400, Code.INVALID_JSON, "The frame must be a JSON object.")
-    return frame

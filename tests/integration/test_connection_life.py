@@ -193,3 +193,20 @@ async def test_http_requests_that_wait_for_their_answer_hold_a_place(start_grizz
                 if answer.status == 200:
                     break
             await asyncio.sleep(0.05)
+
+
+async def test_bytes_that_are_no_http_are_refused_and_leave_no_traceback_in_the_log(start_process) -> None:
+    process = start_process("--demo")
+    host, port = process.url.removeprefix("http://").split(":")
+    for junk in (
+        b"\x16\x03\x01\x02\x00\x01\x00\r\n\r\n",
+        b"GET / HTTP/9.9.9\r\n\r\n",
+        b"POST /v1/responses HTTP/1.1\r\nContent-Length: x\r\n\r\n",
+    ):
+        reader, writer = await asyncio.open_connection(host, int(port))
+        writer.write(junk)
+        async with asyncio.timeout(10):
+            assert b" 400 " in await reader.read()
+        writer.close()
+    assert process.end() == 0
+    assert not [line for line in process.log if "Traceback" in line or "error" in line]
