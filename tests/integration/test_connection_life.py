@@ -198,11 +198,12 @@ async def test_http_requests_that_wait_for_their_answer_hold_a_place(start_grizz
 async def test_bytes_that_are_no_http_are_refused_and_leave_no_traceback_in_the_log(start_process) -> None:
     process = start_process("--demo")
     host, port = process.url.removeprefix("http://").split(":")
-    for junk in (
+    junk_of_all_kinds = (
         b"\x16\x03\x01\x02\x00\x01\x00\r\n\r\n",
         b"GET / HTTP/9.9.9\r\n\r\n",
         b"POST /v1/responses HTTP/1.1\r\nContent-Length: x\r\n\r\n",
-    ):
+    )
+    for junk in junk_of_all_kinds:
         reader, writer = await asyncio.open_connection(host, int(port))
         writer.write(junk)
         async with asyncio.timeout(10):
