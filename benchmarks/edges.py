@@ -52,7 +52,7 @@ async def _healthy(http: aiohttp.ClientSession, url: str, reading: asyncio.Event
         return ws.close_code
 
 
-def _settle(server: Process, ports: list[int], within_s: float = 20.0) -> None:
+def _settle(server: Process, ports: list[int], within_s: float = 60.0) -> None:
     """Wait until the send queues of these clients stand still and are not empty."""
     give_up, last, since = time.monotonic() + within_s, {}, time.monotonic()
     while time.monotonic() < give_up:
@@ -94,7 +94,9 @@ async def _stop(server: Process, drain_s: float) -> Row:
 
 def stop(upstream: str, quick: bool) -> list[Row]:
     drain_s = 5.0
-    with grizz(upstream, GRIZZ_SERVER_DRAIN_TIMEOUT_S=str(drain_s), **UNBATCHED) as server:
+    # Nobody is cut before the stop, however long it takes until the last one stalls.
+    settings = {"GRIZZ_SERVER_DRAIN_TIMEOUT_S": str(drain_s), "GRIZZ_SERVER_STALL_TIMEOUT_S": "300"}
+    with grizz(upstream, **settings, **UNBATCHED) as server:
         return [asyncio.run(_stop(server, drain_s))]
 
 

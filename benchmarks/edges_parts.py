@@ -26,7 +26,7 @@ _UPGRADE = (
     b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\nAccept: */*\r\n"
     b"Accept-Encoding: gzip, deflate\r\nUser-Agent: Python/3.11 aiohttp/3.14\r\n\r\n"
 )
-_START_S = 20.0
+_START_S = 60.0
 _ESTABLISHED = "01"
 
 
