@@ -51,7 +51,7 @@ def say(text: str) -> None:
 
 
 def scrape(url: str) -> str:
-    with urlopen(Request(f"{url}/metrics", headers={"Accept": "application/openmetrics-text"}), timeout=20) as answer:
+    with urlopen(Request(f"{url}/metrics", headers={"Accept": "application/openmetrics-text"}), timeout=60) as answer:
         text: str = answer.read().decode()
         return text
 
