@@ -9,7 +9,7 @@ DEV := .venv/.dev
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help venv run test lint fmt bench cost kills autobahn fuzz config lock clean
+.PHONY: help venv run test lint fmt bench cost kills autobahn fuzz config lock clean edges
 
 help: ## show this list
 	@echo 'Grizz streams AI answers. To try it without any key: make run ARGS=--demo'
@@ -35,6 +35,9 @@ fmt: $(DEV) ## format the code and mend what can be mended safely
 
 bench: $(RUN) ## measure speed and memory on this machine
 	@$(BIN)/python benchmarks/run.py $(ARGS)
+
+edges: $(RUN) ## measure the limits: idle and stalled clients, a stop, lag, memory
+	@$(BIN)/python benchmarks/edges.py $(ARGS)
 
 cost: $(DEV) ## count what Grizz sends to Redis, beside other designs
 	@$(BIN)/python benchmarks/redis_cost.py $(ARGS)

@@ -369,7 +369,8 @@ class Composer:
         self._number(event_type, body)
 
     def _number(self, event_type: str, body: dict[str, Any], key: object = None) -> None:
-        data = orjson.dumps({"type": event_type, "sequence_number": self.next_seq, **body})
+        # Copied, since what orjson returns keeps 4 KiB from other use however short it is (measured on 3.13).
+        data = bytes(memoryview(orjson.dumps({"type": event_type, "sequence_number": self.next_seq, **body})))
         self._out.append(Event(self.next_seq, event_type, data, key))
         self.bytes += len(data)
         self.next_seq += 1
