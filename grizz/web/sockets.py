@@ -18,7 +18,7 @@ from grizz.errors import Code, RequestError
 from grizz.tasks import OnError, TaskOwner
 from grizz.telemetry.metrics import CLOSE_CODES, Metrics
 from grizz.web.auth import Door, Identity
-from grizz.web.auth.credentials import protocols
+from grizz.web.auth.credentials import protocols, query_of
 from grizz.web.errors import REQUEST_ID, Answers
 from grizz.web.limits import Limits, Place
 from grizz.web.notices import AUTHENTICATED
@@ -170,8 +170,8 @@ class Sockets:
         self._metrics.connects.labels("accepted").inc()
         self._metrics.connections.inc()
         self._open.add(connection)
-        if response_id := request.query.get("response_id"):
-            connection.attach(response_id, request.query.get("starting_after"))
+        if responses := query_of(request, "response_id"):
+            connection.attach(responses[0], next(iter(query_of(request, "starting_after")), None))
         return connection
 
     def _closed(self, connection: Connection) -> None:

@@ -32,15 +32,25 @@ def presented(request: web.Request) -> Credential | None:
     headers = request.headers.getall("Authorization", [])
     if headers:
         return Credential("header", _bearer(headers[0]) if len(headers) == 1 else "")
-    if (cookie := request.cookies.get(SESSION_COOKIE)) is not None:
+    if (cookie := cookie_of(request, SESSION_COOKIE)) is not None:
         return Credential("cookie", cookie)
     if not is_upgrade(request):
         return None
     for protocol in protocols(request):
         if protocol.startswith(TOKEN_PROTOCOL):
             return Credential("protocol", protocol.removeprefix(TOKEN_PROTOCOL))
-    tickets = request.query.getall("ticket", [])
+    tickets = query_of(request, "ticket")
     return Credential("ticket", tickets[0] if len(tickets) == 1 else "") if tickets else None
+
+
+def cookie_of(request: web.Request, name: str) -> str | None:
+    """One cookie. aiohttp keeps what it parses as long as the request, and a WebSocket's lives long."""
+    return request.cookies.get(name) if "Cookie" in request.headers else None
+
+
+def query_of(request: web.Request, name: str) -> list[str]:
+    """All values of one parameter of the URL; looks before it lets aiohttp parse, as `cookie_of`."""
+    return request.query.getall(name, []) if "?" in request.raw_path else []
 
 
 def is_upgrade(request: web.Request) -> bool:

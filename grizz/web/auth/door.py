@@ -22,7 +22,7 @@ from aiohttp import web
 from grizz.config import AuthSettings, Settings, is_loopback
 from grizz.errors import Code, RequestError
 from grizz.tasks import TaskOwner
-from grizz.web.auth.credentials import MAX_BYTES, Credential, is_upgrade, presented, protocols
+from grizz.web.auth.credentials import MAX_BYTES, Credential, cookie_of, is_upgrade, presented, protocols
 from grizz.web.auth.identity import Identity, refused
 from grizz.web.auth.key_sets import FileKeySet, KeySet, UrlKeySet
 from grizz.web.auth.keys import Keys
@@ -251,7 +251,7 @@ class Door:
         Not when another site led here: the browser then keeps strict cookies back, and the new one would replace the
         one it has.
         """
-        has_one = _OWNER_FORM.match(request.cookies.get(OWNER_COOKIE, ""))
+        has_one = _OWNER_FORM.match(cookie_of(request, OWNER_COOKIE) or "")
         if has_one or request.headers.get("Sec-Fetch-Site") in ("cross-site", "same-site"):
             return
         response.set_cookie(
@@ -294,7 +294,7 @@ class Door:
         raise refused(_WRONG)
 
     def _anonymous(self, request: web.Request) -> str:
-        cookie = request.cookies.get(OWNER_COOKIE, "")
+        cookie = cookie_of(request, OWNER_COOKIE) or ""
         if _OWNER_FORM.match(cookie):
             return "browser:" + hashlib.sha256(cookie.encode()).hexdigest()[:32]
         address = self.address_of(request)
