@@ -9,7 +9,7 @@ DEV := .venv/.dev
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help venv run test lint fmt bench cost kills config lock clean
+.PHONY: help venv run test lint fmt bench cost kills chaos config lock clean
 
 help: ## show this list
 	@echo 'Grizz streams AI answers. To try it without any key: make run ARGS=--demo'
@@ -41,6 +41,9 @@ cost: $(DEV) ## count what Grizz sends to Redis, beside other designs
 
 kills: $(DEV) ## kill processes a hundred times under load; nothing may be lost
 	@$(BIN)/python benchmarks/kills.py $(ARGS)
+
+chaos: $(DEV) ## hurt it in every way while answers stream; nothing may be lost, doubled, hung or wrong
+	@$(BIN)/python -m benchmarks.chaos $(ARGS)
 
 config: $(RUN) ## write config.toml anew from the declared settings
 	@$(BIN)/python -c 'from grizz.config import default_toml; print(end=default_toml())' > config.toml

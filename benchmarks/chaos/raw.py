@@ -1,0 +1,151 @@
+"""WebSocket clients without manners: sockets of which every byte is ours."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import socket
+import struct
+from typing import Any
+from urllib.parse import urlsplit
+
+from benchmarks.chaos.judge import Event
+
+HANDSHAKE = (
+    b"GET /v1/responses HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+)
+CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0x0, 0x1, 0x2, 0x8, 0x9, 0xA
+
+
+def frame(opcode: int, payload: bytes = b"", *, last: bool = True, reserved: int = 0, masked: bool = True) -> bytes:
+    """One frame; the mask is of zeros, so that the payload stays what it is."""
+    size, mask = len(payload), 0x80 if masked else 0
+    head = bytes([(0x80 if last else 0) | reserved << 4 | opcode])
+    if size < 126:
+        head += bytes([mask | size])
+    elif size < 1 << 16:
+        head += bytes([mask | 126]) + struct.pack("!H", size)
+    else:
+        head += bytes([mask | 127]) + struct.pack("!Q", size)
+    return head + (bytes(4) if masked else b"") + payload
+
+
+def text(body: Any) -> bytes:
+    """A frame of JSON."""
+    return frame(TEXT, json.dumps(body).encode())
+
+
+class Raw:
+    """One such client.
+
+    Attributes:
+        code: the close code it was sent, None while it was sent none.
+    """
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader, self._writer = reader, writer
+        self.code: int | None = None
+
+    @classmethod
+    async def connect(cls, url: str, *, narrow: bool = False) -> Raw:
+        """A TCP connection; `narrow`: with as small buffers as can be, so that not reading is felt at once."""
+        sock = socket.socket()
+        if narrow:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        sock.setblocking(False)
+        await asyncio.get_running_loop().sock_connect(sock, (urlsplit(url).hostname, urlsplit(url).port))
+        return cls(*await asyncio.open_connection(sock=sock, limit=1024 if narrow else 1 << 16))
+
+    @classmethod
+    async def open(cls, url: str, *, narrow: bool = False) -> Raw:
+        """A WebSocket."""
+        raw = await cls.connect(url, narrow=narrow)
+        await raw.send(HANDSHAKE)
+        await raw._reader.readuntil(b"\r\n\r\n")
+        return raw
+
+    async def send(self, data: bytes) -> None:
+        """Bytes as they are; a server that has closed meanwhile is no error here."""
+        with contextlib.suppress(ConnectionError):
+            self._writer.write(data)
+            await self._writer.drain()
+
+    async def receive(self) -> tuple[int, bytes]:
+        """The next frame: opcode and payload.
+
+        Raises:
+            EOFError, ConnectionError: the connection is over.
+        """
+        first, second = await self._reader.readexactly(2)
+        size = second & 0x7F
+        if size == 126:
+            (size,) = struct.unpack("!H", await self._reader.readexactly(2))
+        elif size == 127:
+            (size,) = struct.unpack("!Q", await self._reader.readexactly(8))
+        payload = await self._reader.readexactly(size)
+        if first & 0xF == CLOSE and size >= 2:
+            (self.code,) = struct.unpack("!H", payload[:2])
+        return first & 0xF, payload
+
+    async def event(self) -> Event:
+        """The next event, past everything else."""
+        while True:
+            opcode, payload = await self.receive()
+            if opcode == TEXT:
+                event: Event = json.loads(payload)
+                return event
+
+    async def closed(self) -> None:
+        """Read until the server has closed."""
+        with contextlib.suppress(EOFError, ConnectionError):
+            while (await self.receive())[0] != CLOSE:
+                pass
+
+    async def everything(self) -> bytes:
+        """What comes until the server closes."""
+        with contextlib.suppress(ConnectionError):
+            return await self._reader.read()
+        return b""
+
+    def vanish(self) -> None:
+        """Go without a word: the server sees a reset."""
+        if sock := self._writer.get_extra_info("socket"):
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self._writer.transport.abort()
+
+
+class Idle(asyncio.Protocol):
+    """A WebSocket that says nothing after the handshake; five thousand of them cost little here."""
+
+    def __init__(self) -> None:
+        self.opened: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self.transport: asyncio.Transport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self.transport = transport
+        transport.write(HANDSHAKE)
+
+    def data_received(self, data: bytes) -> None:
+        if not self.opened.done():
+            self.opened.set_result(data.startswith(b"HTTP/1.1 101"))
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self.transport = None
+        if not self.opened.done():
+            self.opened.set_result(False)
+
+
+async def open_idle(url: str, count: int) -> list[Idle]:
+    """That many sockets, a few hundred at a time; those that were refused too."""
+    loop = asyncio.get_running_loop()
+    host, port = urlsplit(url).hostname, urlsplit(url).port
+    found: list[Idle] = []
+    for _ in range(0, count, 250):
+        made = [loop.create_connection(Idle, host, port) for _ in range(min(250, count - len(found)))]
+        fresh = [protocol for _, protocol in await asyncio.gather(*made)]
+        await asyncio.gather(*(idle.opened for idle in fresh))
+        found += fresh
+    return found
