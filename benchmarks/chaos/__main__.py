@@ -1,69 +1,209 @@
-"""The fault suite. Prints a Markdown table; exits 1 when anything was lost, doubled, hung or wrong."""
+"""The fault suite: hurts Grizz in every way while answers stream whose text is known, and judges what clients saw.
+
+Prints a Markdown table; exits 1 when anything was lost, doubled, hung or wrong, or when the suite does not notice
+builds that are broken on purpose. Real processes on loopback; progress and findings go to standard error.
+"""
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import json
+import shutil
+import signal
 import sys
 import tempfile
 import time
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-from benchmarks.chaos import faults_clients, faults_upstream
-from benchmarks.chaos.fleet import Broken, fleet_of
+from benchmarks.chaos import faults_clients, faults_fleet, faults_frames, faults_process, faults_upstream
+from benchmarks.chaos.fleet import Broken, Fleet, fleet_of
 from benchmarks.chaos.judge import KINDS
-from benchmarks.chaos.scene import Fault, Row, inflict
+from benchmarks.chaos.scene import LEAST, Fault, Row, inflict
+from benchmarks.chaos.selftest import BUILDS, selftest
+from tests.redis_servers import RedisServer
 
+# Shorter than by default only to make the suite shorter.
+ALONE = {"workers__concurrency": 200, "server__stall_timeout_s": 2, "upstream__idle_timeout_s": 1.5}
 
-def table(rows: list[Row]) -> str:
-    head = ["fault", "answers streaming", *KINDS, "longest silence s"]
-    lines = ["| " + " | ".join(head) + " |", "|---|" + "--:|" * (len(head) - 1)]
-    for row in rows:
-        cells = [row.what, row.streaming, *row.counts.values(), f"{row.longest_s:.1f}"]
-        lines.append("| " + " | ".join(map(str, cells)) + " |")
-    return "\n".join(lines)
+UPSTREAM = faults_upstream.FAULTS
+CLIENTS = [*faults_clients.FAULTS, *faults_frames.FAULTS, *faults_process.FAULTS]
+CLOCK = faults_process.CLOCK_FAULTS
+FLEET = faults_fleet.FAULTS
+ALL = [*UPSTREAM, *CLIENTS, *CLOCK, *FLEET]
 
 
 def say(what: str) -> None:
     print(what, file=sys.stderr, flush=True)
 
 
-async def alone(folder: Path, faults: list[Fault]) -> list[Row]:
-    rows = []
-    async with fleet_of(folder, 1, workers__concurrency=200, server__stall_timeout_s=2) as fleet:
+class Suite:
+    """One run.
+
+    Attributes:
+        rows: what became of each fault, by name.
+        amiss: what is wrong with the suite itself.
+    """
+
+    def __init__(self, asked: list[str], folder: Path) -> None:
+        self._asked, self._folder = asked, folder
+        self.rows: dict[str, Row] = {}
+        self.builds: list[Row] = []
+        self.amiss: list[str] = []
+
+    def _of(self, faults: list[Fault]) -> list[Fault]:
+        return [fault for fault in faults if fault.name in self._asked]
+
+    async def _each(self, fleet: Fleet, faults: list[Fault]) -> None:
         for fault in faults:
-            row = await inflict(fault, fleet)
-            say(f"{row.name}: {row.counts} {row.longest_s:.1f} s, took {row.took_s:.1f} s")
-            for finding in row.findings[:5]:
-                say(f"  {finding.kind}: {finding.why}")
-            rows.append(row)
-    return rows
+            row = self.rows[fault.name] = await inflict(fault, fleet)
+            self._tell(row)
 
+    def _tell(self, row: Row) -> None:
+        counts = ", ".join(f"{count} {kind}" for kind, count in row.counts.items())
+        say(f"{row.name:22} {counts}; {row.answers} answers, {row.longest_s:.1f} s silent, took {row.took_s:.1f} s")
+        for finding in row.findings[:20]:
+            say(f"  {finding.kind}: {finding.why}")
 
-async def run(options: argparse.Namespace) -> int:
-    with tempfile.TemporaryDirectory(prefix="chaos-") as name:
-        rows = await alone(
-            Path(name),
-            [
-                f
-                for f in [*faults_upstream.FAULTS, *faults_clients.FAULTS]
-                if not options.only or f.name in options.only
-            ],
+    async def stage(self, faults: list[Fault], *launcher: str, **settings: object) -> None:
+        """One process, everything in memory."""
+        if chosen := self._of(faults):
+            async with fleet_of(self._folder, 1, *launcher, **(ALONE | settings)) as fleet:
+                await self._each(fleet, chosen)
+
+    async def together(self) -> None:
+        """Three processes on a Redis."""
+        if chosen := self._of(FLEET):
+            with RedisServer("maxmemory-policy noeviction") as redis:
+                async with fleet_of(self._folder, 3, redis=redis, **faults_fleet.SETTINGS) as fleet:
+                    await self._each(fleet, chosen)
+
+    async def selftest(self) -> None:
+        """The builds that are broken on purpose."""
+        for row, amiss in await selftest(self._folder, list(BUILDS)):
+            self.builds.append(row)
+            say(f"{row.name:22} {amiss or 'noticed'}; took {row.took_s:.1f} s")
+            if amiss:
+                self.amiss.append(amiss)
+
+    async def run(self, *, with_selftest: bool) -> None:
+        """Everything; what shares no process runs side by side."""
+        if with_selftest:
+            await self.selftest()
+        clock = faults_process.clock_launcher(self._folder)
+        async with asyncio.TaskGroup() as stages:
+            stages.create_task(self.together())
+            stages.create_task(self._alone(clock))
+
+    async def _alone(self, clock: tuple[str, ...]) -> None:
+        await self.stage(UPSTREAM)
+        await self.stage(CLOCK, *clock)
+        await self.stage(CLIENTS)
+
+    @property
+    def bad(self) -> bool:
+        """Was anything found, or is the suite itself no good?"""
+        return bool(self.amiss) or any(row.findings for row in self.rows.values())
+
+    def table(self, took_s: float) -> str:
+        """The summary."""
+        head = ["fault", "answers streaming", *KINDS, "longest silence, s"]
+        lines = ["| " + " | ".join(head) + " |", "|---|" + "--:|" * (len(head) - 1)]
+        rows = [self.rows[fault.name] for fault in ALL if fault.name in self.rows]
+        for row in rows:
+            cells = [row.what, row.streaming, *row.counts.values(), f"{row.longest_s:.1f}"]
+            lines.append("| " + " | ".join(map(str, cells)) + " |")
+        for row in self.builds:
+            found = ", ".join(f"{count} {kind}" for kind, count in row.counts.items() if count) or "nothing"
+            lines.append(f"| {row.what}: found {found} | {row.streaming} | | | | | |")
+        answers = sum(row.answers for row in rows)
+        date = time.strftime("%Y-%m-%d")
+        caption = (
+            f"{date}: {len(rows)} faults, each while at least {LEAST} answers stream, {answers:,} answers judged, "
+            f"in {took_s:.0f} s. Leases of {faults_fleet.SETTINGS['workers__lease_s']} s, stalled clients cut off after "
+            f"{ALONE['server__stall_timeout_s']} s and a silent model given up after "
+            f"{ALONE['upstream__idle_timeout_s']} s, to make it shorter; everything else by default."
         )
-    print(table(rows))
-    return 1 if any(row.findings for row in rows) else 0
+        return "\n".join([caption, "", *lines])
+
+
+def _asked(parser: argparse.ArgumentParser, options: argparse.Namespace) -> list[str]:
+    names = [fault.name for fault in ALL]
+    for name in options.only:
+        if name not in names:
+            parser.error(f"no fault is called {name}; --list shows them all")
+    if options.selftest:
+        return []
+    return options.only or names
+
+
+async def measure(options: argparse.Namespace, asked: list[str]) -> int:
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="chaos-") as name:
+        suite = Suite(asked, Path(name))
+        try:
+            await suite.run(with_selftest=options.selftest or not options.only)
+        finally:
+            if suite.bad or options.logs:
+                kept = options.logs or Path(tempfile.mkdtemp(prefix="chaos-logs-"))
+                shutil.copytree(name, kept, dirs_exist_ok=True)
+                say(f"The logs of all processes are in {kept}.")
+    took_s = time.monotonic() - began
+    print(suite.table(took_s))
+    for amiss in suite.amiss:
+        say(f"BROKEN: {amiss}")
+    if options.json:
+        rows = [*suite.rows.values(), *suite.builds]
+        faults = {row.name: {**row.counts, "streaming": row.streaming, "found": row.findings} for row in rows}
+        options.json.write_text(json.dumps({"took_s": took_s, "amiss": suite.amiss, "faults": faults}, indent=1) + "\n")
+    return 1 if suite.bad else 0
+
+
+async def stoppable(work: Callable[[], Awaitable[int]]) -> int:
+    """Until it is done, or a signal asks to end; then with all processes gone."""
+    task, stopped = asyncio.current_task(), []
+    assert task is not None
+
+    def stop(number: int) -> None:
+        if not stopped:
+            task.cancel()
+        stopped.append(number)
+
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        asyncio.get_running_loop().add_signal_handler(number, stop, number)
+    try:
+        return await work()
+    except asyncio.CancelledError:
+        return 128 + stopped[0] if stopped else 1
+    except (Broken, TimeoutError, OSError) as error:
+        say(f"BROKEN: {error!r}")
+    except BaseExceptionGroup as errors:
+        _, unforeseen = errors.split((Broken, TimeoutError, OSError))
+        if unforeseen is not None:
+            raise
+        say(f"BROKEN: {errors!r}")
+    return 1
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.chaos", description=__doc__)
-    parser.add_argument("--only", action="append")
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.chaos", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--list", action="store_true", help="list the faults by name")
+    parser.add_argument("--only", action="append", default=[], metavar="NAME", help="this fault; may be repeated")
+    parser.add_argument("--selftest", action="store_true", help="only the builds that are broken on purpose")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all findings to this file")
+    parser.add_argument("--logs", type=Path, metavar="FOLDER", help="keep the logs there (default: if any is wrong)")
     options = parser.parse_args()
-    try:
-        return asyncio.run(run(options))
-    except Broken as error:
-        say(f"BROKEN: {error}")
-        return 1
+    if options.list:
+        print("\n".join(f"{fault.name:22} {fault.what}" for fault in ALL))
+        return 0
+    asked = _asked(parser, options)
+    with contextlib.suppress(KeyboardInterrupt):
+        return asyncio.run(stoppable(lambda: measure(options, asked)))
+    return 130
 
 
 if __name__ == "__main__":

@@ -37,7 +37,7 @@ async def stalled(scene: Scene) -> None:
     for client in clients:
         client.vanish()
     scene.crowd.askers += [
-        Asker(scene.http, [node], one, response_id=response_id) for one, response_id in zip(said, ids, strict=True)
+        Asker(scene.http, [node], one, response_id=response_id, owner="") for one, response_id in zip(said, ids, strict=True)
     ]
 
 
@@ -78,7 +78,8 @@ async def stampede(scene: Scene) -> None:
     for n in range(STAMPEDE):
         asker = askers[n % len(askers)]
         said, ident = asker.seen.expected.text, asker.response_id
-        followers.append(Asker(herd, scene.fleet.live, said, response_id=ident, patience_s=scene.fault.patience_s))
+        same = {"response_id": ident, "owner": asker.owner, "patience_s": scene.fault.patience_s}
+        followers.append(Asker(herd, scene.fleet.live, said, **same))
         if n % 250 == 249:
             await scene.crowd.all_streaming(followers)
     scene.crowd.askers += followers

@@ -10,6 +10,8 @@ from benchmarks.chaos.scene import Fault, Scene
 
 VICTIMS = 10
 FAILED = "response.failed"
+# What the demo model says with its status 500.
+_SAID = "server"
 
 
 def _victims(
@@ -39,6 +41,15 @@ def _victims(
 
 
 FAULTS = [
-    Fault("upstream-429", "model says 429 once: asked again, completed", _victims("[[error:429]] [[times:1]]")),
-    Fault("upstream-500", "model says 500 twice: asked again, completed", _victims("[[error:500]] [[times:2]]")),
+    Fault("upstream-429", "model: 429 once; asked again", _victims("[[error:429]] [[times:1]]")),
+    Fault("upstream-500", "model: 500 twice; asked again", _victims("[[error:500]] [[times:2]]")),
+    Fault("upstream-down", "model: 500 for good; failed", _victims("[[error:500]]", kept=0, error=_SAID)),
+    Fault("upstream-stall-early", "model: silent before the first word, once; asked again", _victims("[[stall:0]] [[times:1]]")),
+    Fault("upstream-stall", "model: silent after 10 words; failed, words kept", _victims("[[stall:10]]", kept=10, error="in time")),
+    Fault("upstream-cut-early", "model: cut before the first word, once; asked again", _victims("[[cut:0]] [[times:1]]")),
+    Fault("upstream-cut", "model: cut after 10 words; failed, words kept", _victims("[[cut:10]]", kept=10, error="upstream")),
+    Fault("upstream-eof", "model: ends without an end; failed, words kept", _victims("[[eof:10]]", kept=10, error="ended early")),
+    Fault("upstream-garbage", "model: garbage after 10 words; failed, words kept", _victims("[[garbage:10]]", kept=10, error="chunk")),
+    Fault("upstream-error", "model: an error after 10 words; failed, words kept", _victims("[[midstream-error:10]]", kept=10, error="upstream failed")),
+    Fault("upstream-drip", "model: byte by byte, 6 words a second; completed", _victims("[[split:1]] [[rate:6]]", length=15)),
 ]

@@ -99,6 +99,12 @@ class Fleet:
         self.live.append(node)
         return node
 
+    async def complete(self) -> None:
+        """Wait until all that should be well serve."""
+        for node in self.live:
+            if not node.url:
+                await node.ready()
+
     def stop(self) -> None:
         for node in self._all:
             if node.popen.poll() is None:
@@ -166,8 +172,7 @@ async def fleet_of(
         fleet = Fleet(folder, model, redis, **settings)
         try:
             fleet.live += [fleet.launch(*launcher) for _ in range(count)]
-            for node in fleet.live:
-                await node.ready()
+            await fleet.complete()
             yield fleet
         finally:
             fleet.stop()

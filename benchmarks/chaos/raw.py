@@ -111,9 +111,29 @@ class Raw:
 
     def vanish(self) -> None:
         """Go without a word: the server sees a reset."""
-        if sock := self._writer.get_extra_info("socket"):
+        with contextlib.suppress(OSError):  # it is closed already
+            sock = self._writer.get_extra_info("socket")
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self._writer.transport.abort()
+
+
+def shout(url: str, data: bytes) -> int | None:
+    """Send all that after a handshake, listening only afterwards; the close code.
+
+    In blocking calls, to be run in a thread: a server that closes while it is sent megabytes resets the connection,
+    and asyncio then drops what had come before.
+    """
+    with socket.create_connection((urlsplit(url).hostname, urlsplit(url).port), timeout=10) as sock:
+        sock.sendall(HANDSHAKE)
+        while b"\r\n\r\n" not in sock.recv(4096):
+            pass
+        with contextlib.suppress(ConnectionError):
+            sock.sendall(data)
+        with contextlib.suppress(ConnectionError):
+            answer = sock.recv(4096)
+            if answer[:1] == bytes([0x80 | CLOSE]):
+                return int.from_bytes(answer[2:4], "big")
+    return None
 
 
 class Idle(asyncio.Protocol):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import secrets
 import socket
 import struct
 import time
@@ -15,6 +16,7 @@ import aiohttp
 
 from benchmarks.chaos.fleet import Broken
 from benchmarks.chaos.judge import DELTA, ENDS, Event, Expected, Finding, Seen, judge, words
+from grizz.web.auth import COOKIE
 from tests.nodes import Client, Node
 
 # After that long even an answer that trickles must have ended; silence is noticed much earlier.
@@ -30,13 +32,14 @@ def tag() -> str:
 class _Line:
     """Opens the sockets of one client, and can cut the one that is open."""
 
-    def __init__(self, http: aiohttp.ClientSession) -> None:
+    def __init__(self, http: aiohttp.ClientSession, owner: str) -> None:
         self.http = http
+        self._headers = {"Cookie": f"{COOKIE}={owner}"} if owner else {}
         self._ws: aiohttp.ClientWebSocketResponse | None = None
 
     @contextlib.asynccontextmanager
     async def ws_connect(self, url: str, **options: Any) -> AsyncIterator[aiohttp.ClientWebSocketResponse]:
-        async with self.http.ws_connect(url, **options) as self._ws:
+        async with self.http.ws_connect(url, headers=self._headers, **options) as self._ws:
             yield self._ws
 
     def cut(self) -> None:
@@ -56,6 +59,7 @@ class Asker(Client):
         said: what the model is told to say.
         expected: how it must end; by default exactly so.
         response_id: follow this one from its beginning instead of asking.
+        owner: whose cookie it shows; by default nobody else's. Empty: none.
     """
 
     def __init__(
@@ -68,10 +72,13 @@ class Asker(Client):
         expected: Expected | None = None,
         patience_s: float = 5.0,
         response_id: str = "",
+        owner: str | None = None,
     ) -> None:
-        self._line = _Line(http)
+        self.owner = secrets.token_urlsafe(32) if owner is None else owner
+        self._line = _Line(http, self.owner)
         super().__init__(self._line, list(nodes))  # type: ignore[arg-type]  # it only opens sockets with it
         self.response_id = response_id
+        self.turned_away = 0
         self._question = f"[[echo:{said}]] {directives}"
         self.seen = Seen(said.partition(".")[0], expected or Expected(said), patience_s, time.monotonic())
         self.task = asyncio.create_task(self._run())
@@ -114,6 +121,10 @@ class Asker(Client):
 
     def _take(self, event: Event) -> bool:
         known = len(self.events)
+        if event["type"] == "error" and event["status"] == 429 and self.response_id:
+            # Many come back at once: this one is asked to come a little later, as our page does.
+            self.turned_away += 1
+            raise ConnectionError("turned away")
         over = super()._take(event)
         if len(self.events) > known:
             self.seen.times.append(time.monotonic())

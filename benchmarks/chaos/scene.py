@@ -111,6 +111,7 @@ async def inflict(fault: Fault, fleet: Fleet) -> Row:
         await scene.gather()
         await fault.strike(scene)
         await scene.crowd.end()
+        await fleet.complete()
         row = scene.row
         row.findings += scene.crowd.findings()
         row.findings += [Finding("wrong", why) for why in await fleet.troubles(desk, scene.held)]
