@@ -22,11 +22,13 @@ from benchmarks.chaos import faults_clients, faults_fleet, faults_frames, faults
 from benchmarks.chaos.fleet import Broken, Fleet, fleet_of
 from benchmarks.chaos.judge import KINDS
 from benchmarks.chaos.scene import LEAST, Fault, Row, inflict
-from benchmarks.chaos.selftest import BUILDS, selftest
+from benchmarks.chaos.selftest import BUILDS, broken_launcher, selftest
 from tests.redis_servers import RedisServer
 
 # Shorter than by default only to make the suite shorter.
 ALONE = {"workers__concurrency": 200, "server__stall_timeout_s": 2, "upstream__idle_timeout_s": 1.5}
+
+SHOWN = 5
 
 UPSTREAM = faults_upstream.FAULTS
 CLIENTS = [*faults_clients.FAULTS, *faults_frames.FAULTS, *faults_process.FAULTS]
@@ -47,8 +49,8 @@ class Suite:
         amiss: what is wrong with the suite itself.
     """
 
-    def __init__(self, asked: list[str], folder: Path) -> None:
-        self._asked, self._folder = asked, folder
+    def __init__(self, asked: list[str], folder: Path, build: str = "") -> None:
+        self._asked, self._folder, self._build = asked, folder, build
         self.rows: dict[str, Row] = {}
         self.builds: list[Row] = []
         self.amiss: list[str] = []
@@ -64,13 +66,17 @@ class Suite:
     def _tell(self, row: Row) -> None:
         counts = ", ".join(f"{count} {kind}" for kind, count in row.counts.items())
         say(f"{row.name:22} {counts}; {row.answers} answers, {row.longest_s:.1f} s silent, took {row.took_s:.1f} s")
-        for finding in row.findings[:20]:
-            say(f"  {finding.kind}: {finding.why}")
+        for kind in KINDS:
+            found = [finding.why for finding in row.findings if finding.kind == kind]
+            for why in found[:SHOWN]:
+                say(f"  {kind}: {why}")
+            if len(found) > SHOWN:
+                say(f"  {kind}: {len(found) - SHOWN} more like these")
 
-    async def stage(self, faults: list[Fault], *launcher: str, **settings: object) -> None:
+    async def stage(self, faults: list[Fault], *launcher: str) -> None:
         """One process, everything in memory."""
         if chosen := self._of(faults):
-            async with fleet_of(self._folder, 1, *launcher, **(ALONE | settings)) as fleet:
+            async with fleet_of(self._folder, 1, *launcher, **ALONE) as fleet:
                 await self._each(fleet, chosen)
 
     async def together(self) -> None:
@@ -82,7 +88,7 @@ class Suite:
 
     async def selftest(self) -> None:
         """The builds that are broken on purpose."""
-        for row, amiss in await selftest(self._folder, list(BUILDS)):
+        for row, amiss in await selftest(self._folder):
             self.builds.append(row)
             say(f"{row.name:22} {amiss or 'noticed'}; took {row.took_s:.1f} s")
             if amiss:
@@ -92,15 +98,15 @@ class Suite:
         """Everything; what shares no process runs side by side."""
         if with_selftest:
             await self.selftest()
-        clock = faults_process.clock_launcher(self._folder)
         async with asyncio.TaskGroup() as stages:
             stages.create_task(self.together())
-            stages.create_task(self._alone(clock))
+            stages.create_task(self._alone())
 
-    async def _alone(self, clock: tuple[str, ...]) -> None:
-        await self.stage(UPSTREAM)
-        await self.stage(CLOCK, *clock)
-        await self.stage(CLIENTS)
+    async def _alone(self) -> None:
+        launcher = broken_launcher(self._build) if self._build else ()
+        await self.stage(UPSTREAM, *launcher)
+        await self.stage(CLOCK, *faults_process.clock_launcher(self._folder))
+        await self.stage(CLIENTS, *launcher)
 
     @property
     def bad(self) -> bool:
@@ -109,22 +115,22 @@ class Suite:
 
     def table(self, took_s: float) -> str:
         """The summary."""
-        head = ["fault", "answers streaming", *KINDS, "longest silence, s"]
+        head = ["fault", "answers streaming", *KINDS, "longest silence, s", "allowed"]
         lines = ["| " + " | ".join(head) + " |", "|---|" + "--:|" * (len(head) - 1)]
         rows = [self.rows[fault.name] for fault in ALL if fault.name in self.rows]
         for row in rows:
-            cells = [row.what, row.streaming, *row.counts.values(), f"{row.longest_s:.1f}"]
+            cells = [row.what, row.streaming, *row.counts.values(), f"{row.longest_s:.1f}", f"{row.allowed_s:g}"]
             lines.append("| " + " | ".join(map(str, cells)) + " |")
         for row in self.builds:
             found = ", ".join(f"{count} {kind}" for kind, count in row.counts.items() if count) or "nothing"
-            lines.append(f"| {row.what}: found {found} | {row.streaming} | | | | | |")
+            lines.append(f"| {row.what}: found {found} | {row.streaming} | | | | | | |")
         answers = sum(row.answers for row in rows)
         date = time.strftime("%Y-%m-%d")
         caption = (
             f"{date}: {len(rows)} faults, each while at least {LEAST} answers stream, {answers:,} answers judged, "
-            f"in {took_s:.0f} s. Leases of {faults_fleet.SETTINGS['workers__lease_s']} s, stalled clients cut off after "
-            f"{ALONE['server__stall_timeout_s']} s and a silent model given up after "
-            f"{ALONE['upstream__idle_timeout_s']} s, to make it shorter; everything else by default."
+            f"in {took_s:.0f} s. To make it shorter, leases last {faults_fleet.SETTINGS['workers__lease_s']} s, "
+            f"stalled clients are cut off after {ALONE['server__stall_timeout_s']} s and a silent model is given up "
+            f"after {ALONE['upstream__idle_timeout_s']} s; everything else is by default."
         )
         return "\n".join([caption, "", *lines])
 
@@ -142,9 +148,9 @@ def _asked(parser: argparse.ArgumentParser, options: argparse.Namespace) -> list
 async def measure(options: argparse.Namespace, asked: list[str]) -> int:
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="chaos-") as name:
-        suite = Suite(asked, Path(name))
+        suite = Suite(asked, Path(name), options.build)
         try:
-            await suite.run(with_selftest=options.selftest or not options.only)
+            await suite.run(with_selftest=options.selftest or not (options.only or options.build))
         finally:
             if suite.bad or options.logs:
                 kept = options.logs or Path(tempfile.mkdtemp(prefix="chaos-logs-"))
@@ -194,6 +200,7 @@ def main() -> int:
     parser.add_argument("--list", action="store_true", help="list the faults by name")
     parser.add_argument("--only", action="append", default=[], metavar="NAME", help="this fault; may be repeated")
     parser.add_argument("--selftest", action="store_true", help="only the builds that are broken on purpose")
+    parser.add_argument("--build", default="", choices=BUILDS, help="let one process be this build, broken on purpose")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all findings to this file")
     parser.add_argument("--logs", type=Path, metavar="FOLDER", help="keep the logs there (default: if any is wrong)")
     options = parser.parse_args()

@@ -198,9 +198,8 @@ GIANTS: dict[str, Attack] = {
     ),
     "a body of 17 MiB": http(
         413,
-        data=b"POST /v1/responses HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Type: application/json\r\n"
-        b"Content-Length: %d\r\n\r\n" % (17 * MIB)
-        + b" " * 17 * MIB,
+        data=b"POST /v1/responses HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
+        b"Content-Length: %d\r\n\r\n" % (17 * MIB) + b" " * 17 * MIB,
     ),
 }
 

@@ -15,7 +15,7 @@ _SAID = "server"
 
 
 def _victims(
-    directives: str, *, length: int = 40, kept: int | None = None, error: str = "", patience_s: float = 5.0
+    directives: str, *, length: int = 40, kept: int | None = None, error: str = ""
 ) -> Callable[[Scene], Awaitable[None]]:
     """Ask with these directives; `kept` words of the answer stay when it fails, None when it must be completed."""
 
@@ -33,23 +33,57 @@ def _victims(
                     said,
                     directives=directives,
                     expected=end,
-                    patience_s=patience_s,
+                    patience_s=scene.fault.patience_s,
                 )
             )
 
     return strike
 
 
+def _fault(name: str, what: str, strike: Callable[[Scene], Awaitable[None]]) -> Fault:
+    return Fault(name, what, strike, length=60)
+
+
 FAULTS = [
-    Fault("upstream-429", "model: 429 once; asked again", _victims("[[error:429]] [[times:1]]")),
-    Fault("upstream-500", "model: 500 twice; asked again", _victims("[[error:500]] [[times:2]]")),
-    Fault("upstream-down", "model: 500 for good; failed", _victims("[[error:500]]", kept=0, error=_SAID)),
-    Fault("upstream-stall-early", "model: silent before the first word, once; asked again", _victims("[[stall:0]] [[times:1]]")),
-    Fault("upstream-stall", "model: silent after 10 words; failed, words kept", _victims("[[stall:10]]", kept=10, error="in time")),
-    Fault("upstream-cut-early", "model: cut before the first word, once; asked again", _victims("[[cut:0]] [[times:1]]")),
-    Fault("upstream-cut", "model: cut after 10 words; failed, words kept", _victims("[[cut:10]]", kept=10, error="upstream")),
-    Fault("upstream-eof", "model: ends without an end; failed, words kept", _victims("[[eof:10]]", kept=10, error="ended early")),
-    Fault("upstream-garbage", "model: garbage after 10 words; failed, words kept", _victims("[[garbage:10]]", kept=10, error="chunk")),
-    Fault("upstream-error", "model: an error after 10 words; failed, words kept", _victims("[[midstream-error:10]]", kept=10, error="upstream failed")),
-    Fault("upstream-drip", "model: byte by byte, 6 words a second; completed", _victims("[[split:1]] [[rate:6]]", length=15)),
+    _fault("upstream-429", "model: 429 once; asked again", _victims("[[error:429]] [[times:1]]")),
+    _fault("upstream-500", "model: 500 twice; asked again", _victims("[[error:500]] [[times:2]]")),
+    _fault("upstream-down", "model: 500 for good; failed", _victims("[[error:500]]", kept=0, error=_SAID)),
+    _fault(
+        "upstream-stall-early",
+        "model: silent before the first word, once; asked again",
+        _victims("[[stall:0]] [[times:1]]"),
+    ),
+    _fault(
+        "upstream-stall",
+        "model: silent after 10 words; failed, words kept",
+        _victims("[[stall:10]]", kept=10, error="in time"),
+    ),
+    _fault(
+        "upstream-cut-early", "model: cut before the first word, once; asked again", _victims("[[cut:0]] [[times:1]]")
+    ),
+    _fault(
+        "upstream-cut",
+        "model: cut after 10 words; failed, words kept",
+        _victims("[[cut:10]]", kept=10, error="upstream"),
+    ),
+    _fault(
+        "upstream-eof",
+        "model: ends without an end; failed, words kept",
+        _victims("[[eof:10]]", kept=10, error="ended early"),
+    ),
+    _fault(
+        "upstream-garbage",
+        "model: garbage after 10 words; failed, words kept",
+        _victims("[[garbage:10]]", kept=10, error="chunk"),
+    ),
+    _fault(
+        "upstream-error",
+        "model: an error after 10 words; failed, words kept",
+        _victims("[[midstream-error:10]]", kept=10, error="upstream failed"),
+    ),
+    _fault(
+        "upstream-drip",
+        "model: byte by byte, 6 words a second; completed",
+        _victims("[[split:1]] [[rate:6]]", length=15),
+    ),
 ]

@@ -19,7 +19,8 @@ from tests.nodes import ROOT, Node
 from tests.redis_servers import RedisServer
 
 CHILD: dict[str, Any] = {"cwd": "/", "start_new_session": True, "stdin": subprocess.DEVNULL}
-SETTLED_S = 12.0
+# How long it may take until nothing is left of a fault: Redis is tried again after up to 30 s.
+SETTLED_S = 35.0
 
 
 class Broken(Exception):
@@ -162,19 +163,29 @@ async def metrics(http: aiohttp.ClientSession, node: Node) -> dict[str, float]:
 
 
 @contextlib.asynccontextmanager
-async def fleet_of(
-    folder: Path, count: int, *launcher: str, redis: RedisServer | None = None, **settings: object
-) -> AsyncIterator[Fleet]:
-    """That many processes with a model of their own."""
+async def model_of(folder: Path) -> AsyncIterator[Model]:
+    """A model."""
     model = Model(folder)
     try:
         await model.ready()
-        fleet = Fleet(folder, model, redis, **settings)
-        try:
-            fleet.live += [fleet.launch(*launcher) for _ in range(count)]
-            await fleet.complete()
-            yield fleet
-        finally:
-            fleet.stop()
+        yield model
     finally:
         model.stop()
+
+
+@contextlib.asynccontextmanager
+async def fleet_of(
+    folder: Path,
+    count: int,
+    *launcher: str,
+    model: Model | None = None,
+    redis: RedisServer | None = None,
+    **settings: object,
+) -> AsyncIterator[Fleet]:
+    """That many processes, with a model of their own unless one is given."""
+    async with contextlib.AsyncExitStack() as stack:
+        fleet = Fleet(folder, model or await stack.enter_async_context(model_of(folder)), redis, **settings)
+        stack.callback(fleet.stop)
+        fleet.live += [fleet.launch(*launcher) for _ in range(count)]
+        await fleet.complete()
+        yield fleet

@@ -7,10 +7,12 @@ import contextlib
 import json
 import socket
 import struct
+import time
 from typing import Any
 from urllib.parse import urlsplit
 
-from benchmarks.chaos.judge import Event
+from benchmarks.chaos.judge import ENDS, Event, Seen
+from grizz.web.auth import COOKIE
 
 HANDSHAKE = (
     b"GET /v1/responses HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
@@ -156,6 +158,107 @@ class Idle(asyncio.Protocol):
         self.transport = None
         if not self.opened.done():
             self.opened.set_result(False)
+
+    def drop(self) -> None:
+        """Lose the socket."""
+        if self.transport:
+            self.transport.abort()
+
+
+class Follower(asyncio.Protocol):
+    """Follows one response; of the cheapest kind, so that thousands can come back in one moment.
+
+    Attributes:
+        owner: whose cookie it shows.
+        seen: what it saw.
+        on_line: whether it has a socket that was accepted.
+    """
+
+    seen: Seen
+
+    def __init__(self, url: str, owner: str) -> None:
+        self._where = urlsplit(url).hostname, urlsplit(url).port
+        self._handshake = HANDSHAKE[:-2] + f"Cookie: {COOKIE}={owner}\r\n\r\n".encode()
+        self.on_line = False
+        self._ident = ""
+        self._transport: asyncio.Transport | None = None
+        self._buffer = bytearray()
+        self._dropped = False
+
+    async def come(self) -> None:
+        """Connect; once on line it goes on with what it followed."""
+        self._dropped = False
+        await asyncio.get_running_loop().create_connection(lambda: self, *self._where)
+
+    def follow(self, response_id: str, seen: Seen) -> None:
+        """Attach, from the first event on."""
+        self._ident, self.seen = response_id, seen
+        self._attach()
+
+    def _attach(self) -> None:
+        last = self.seen.events[-1]["sequence_number"] if self.seen.events else -1
+        if self._transport:
+            self._transport.write(text({"type": "grizz:attach", "response_id": self._ident, "starting_after": last}))
+
+    def drop(self) -> None:
+        """Lose the socket."""
+        self._dropped = True
+        if self._transport:
+            self._transport.abort()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        self._buffer.clear()
+        transport.write(self._handshake)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._transport, self.on_line = None, False
+        if not self._dropped and self._ident:
+            self.seen.refused.append("its socket was closed")
+
+    def data_received(self, data: bytes) -> None:
+        if self._dropped:
+            return
+        self._buffer += data
+        if not self.on_line:
+            head, end, rest = bytes(self._buffer).partition(b"\r\n\r\n")
+            if not end:
+                return
+            if not head.startswith(b"HTTP/1.1 101"):
+                raise ConnectionError(f"refused: {head[:40]!r}")
+            self.on_line, self._buffer = True, bytearray(rest)
+            if self._ident:
+                self._attach()
+        while (payload := self._next()) is not None:
+            self._take(json.loads(payload))
+
+    def _next(self) -> bytes | None:
+        """The payload of the next frame, if all of it is there; servers mask nothing."""
+        buffer = self._buffer
+        if len(buffer) < 2:
+            return None
+        size, start = buffer[1], 2
+        if size > 125:
+            start = 4 if size == 126 else 10
+            size = int.from_bytes(buffer[2:start], "big")
+        if len(buffer) < start + size:
+            return None
+        payload = bytes(buffer[start : start + size])
+        opcode = buffer[0] & 0xF
+        del buffer[: start + size]
+        return payload if opcode == TEXT else self._next()
+
+    def _take(self, event: Event) -> None:
+        if event["type"] == "error":
+            self.seen.refused.append(event["error"]["code"])
+            self.drop()
+        elif "sequence_number" in event and not event["type"].startswith("grizz:"):
+            self.seen.events.append(event)
+            self.seen.times.append(time.monotonic())
+            if event["type"] in ENDS:
+                self.seen.over_at = time.monotonic()
+                self.drop()
 
 
 async def open_idle(url: str, count: int) -> list[Idle]:

@@ -15,7 +15,7 @@ from typing import Any
 import aiohttp
 
 from benchmarks.chaos.fleet import Broken
-from benchmarks.chaos.judge import DELTA, ENDS, Event, Expected, Finding, Seen, judge, words
+from benchmarks.chaos.judge import DELTA, Event, Expected, Seen, words
 from grizz.web.auth import COOKIE
 from tests.nodes import Client, Node
 
@@ -70,7 +70,7 @@ class Asker(Client):
         *,
         directives: str = "",
         expected: Expected | None = None,
-        patience_s: float = 5.0,
+        patience_s: float = 10.0,
         response_id: str = "",
         owner: str | None = None,
     ) -> None:
@@ -139,15 +139,19 @@ class Crowd:
         self.askers: list[Asker] = []
 
     def ask(
-        self, http: aiohttp.ClientSession, nodes: Sequence[Node], count: int, length: int, rate: float, **more: object
+        self,
+        http: aiohttp.ClientSession,
+        nodes: Sequence[Node],
+        count: int,
+        length: int,
+        rate: float,
+        owner: str | None = None,
     ) -> list[Asker]:
         """That many more, each with `length` words of its own at `rate` words a second."""
         fresh = []
         for _ in range(count):
-            said = words(tag(), length)
-            fresh.append(
-                Asker(http, nodes, said, directives=f"[[rate:{rate:g}]]", patience_s=self.patience_s, **more)  # type: ignore[arg-type]
-            )
+            said, pace = words(tag(), length), f"[[rate:{rate:g}]]"
+            fresh.append(Asker(http, nodes, said, directives=pace, patience_s=self.patience_s, owner=owner))
         self.askers += fresh
         return fresh
 
@@ -180,13 +184,3 @@ class Crowd:
             asker.task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await asyncio.gather(*(asker.task for asker in self.askers), return_exceptions=True)
-
-    def findings(self) -> list[Finding]:
-        return [finding for asker in self.askers for finding in judge(asker.seen)]
-
-    @property
-    def longest_s(self) -> float:
-        return max((asker.seen.longest_s for asker in self.askers), default=0.0)
-
-
-__all__ = ["ENDS", "Asker", "Crowd", "tag"]

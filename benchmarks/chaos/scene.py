@@ -6,11 +6,12 @@ import contextlib
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import aiohttp
 
 from benchmarks.chaos.fleet import Broken, Fleet
-from benchmarks.chaos.judge import KINDS, Finding, Kind
+from benchmarks.chaos.judge import KINDS, Finding, Kind, Seen, judge
 from benchmarks.chaos.readers import Asker, Crowd
 
 # Answers that must stream when a fault strikes.
@@ -25,19 +26,23 @@ class Fault:
         name: what `--only` takes.
         what: what happens, and what is right afterwards.
         strike: does it, and undoes it where that belongs to it.
+        prepare: what must be there before the crowd asks.
         crowd: how many ask at each process.
         length: words of each answer.
         rate: words a second.
         patience_s: the longest silence that is no hang.
+        least: answers that must stream when it strikes.
     """
 
     name: str
     what: str
     strike: Callable[[Scene], Awaitable[None]]
+    prepare: Callable[[Scene], Awaitable[None]] | None = None
     crowd: tuple[int, ...] = (56,)
     length: int = 80
     rate: float = 40.0
-    patience_s: float = 5.0
+    patience_s: float = 10.0
+    least: int = LEAST
 
 
 @dataclass(slots=True)
@@ -48,6 +53,7 @@ class Row:
         streaming: answers that were half told when it struck.
         answers: answers that were judged, those of victims too.
         longest_s: the longest silence that any of them saw.
+        allowed_s: the longest that is no hang.
         took_s: from the first question to the last check.
     """
 
@@ -56,6 +62,7 @@ class Row:
     streaming: int = 0
     answers: int = 0
     longest_s: float = 0.0
+    allowed_s: float = 0.0
     took_s: float = 0.0
     findings: list[Finding] = field(default_factory=list)
 
@@ -73,14 +80,20 @@ class Scene:
     Attributes:
         http: what the crowd is connected with.
         desk: for everything else; it is not the crowd's.
+        witnesses: what others than the crowd saw, to be judged too.
+        owner: whose the whole crowd's answers are; None: each asker is somebody of its own.
+        herd: raw clients that were there before the crowd.
         held: sockets that the strike leaves open at its end.
     """
 
     def __init__(self, fault: Fault, fleet: Fleet, http: aiohttp.ClientSession, desk: aiohttp.ClientSession) -> None:
         self.fault, self.fleet, self.http, self.desk = fault, fleet, http, desk
         self.crowd = Crowd(fault.patience_s)
+        self.witnesses: list[Seen] = []
+        self.owner: str | None = None
+        self.herd: list[Any] = []
         self.held = 0
-        self.row = Row(fault.name, fault.what)
+        self.row = Row(fault.name, fault.what, allowed_s=fault.patience_s)
         self.cleanup = contextlib.AsyncExitStack()
 
     def blame(self, kind: Kind, why: str) -> None:
@@ -93,10 +106,10 @@ class Scene:
         askers: list[Asker] = []
         for first, count in enumerate(fault.crowd):
             order = [*nodes[first:], *nodes[:first]]
-            askers += self.crowd.ask(self.http, order, count, fault.length, fault.rate)
+            askers += self.crowd.ask(self.http, order, count, fault.length, fault.rate, owner=self.owner)
         await self.crowd.all_streaming(askers)
         self.row.streaming = self.crowd.streaming
-        if self.row.streaming < LEAST:
+        if self.row.streaming < fault.least:
             raise Broken(f"only {self.row.streaming} answers stream")
 
 
@@ -108,14 +121,17 @@ async def inflict(fault: Fault, fleet: Fleet) -> Row:
         scene = Scene(fault, fleet, http, desk)
         stack.push_async_callback(scene.cleanup.aclose)
         stack.push_async_callback(scene.crowd.cancel)
+        if fault.prepare is not None:
+            await fault.prepare(scene)
         await scene.gather()
         await fault.strike(scene)
         await scene.crowd.end()
         await fleet.complete()
         row = scene.row
-        row.findings += scene.crowd.findings()
+        seen = [*(asker.seen for asker in scene.crowd.askers), *scene.witnesses]
+        row.findings += [finding for one in seen for finding in judge(one)]
         row.findings += [Finding("wrong", why) for why in await fleet.troubles(desk, scene.held)]
-        row.answers, row.longest_s = len(scene.crowd.askers), scene.crowd.longest_s
+        row.answers, row.longest_s = len(seen), max(one.longest_s for one in seen)
     row.took_s = time.monotonic() - began
     return row
 
