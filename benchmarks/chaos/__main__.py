@@ -33,7 +33,7 @@ SHOWN = 5
 UPSTREAM = faults_upstream.FAULTS
 CLIENTS = [*faults_clients.FAULTS, *faults_frames.FAULTS, *faults_process.FAULTS]
 CLOCK = faults_process.CLOCK_FAULTS
-FLEET = faults_fleet.FAULTS
+FLEET = [*faults_process.FLEET_FAULTS, *faults_fleet.FAULTS]
 ALL = [*UPSTREAM, *CLIENTS, *CLOCK, *FLEET]
 
 
@@ -65,7 +65,7 @@ class Suite:
 
     def _tell(self, row: Row) -> None:
         counts = ", ".join(f"{count} {kind}" for kind, count in row.counts.items())
-        say(f"{row.name:22} {counts}; {row.answers} answers, {row.longest_s:.1f} s silent, took {row.took_s:.1f} s")
+        say(f"{row.name:22} {counts}; {row.answers} answers, {row.concerned} concerned, took {row.took_s:.1f} s")
         for kind in KINDS:
             found = [finding.why for finding in row.findings if finding.kind == kind]
             for why in found[:SHOWN]:
@@ -83,7 +83,8 @@ class Suite:
         """Three processes on a Redis."""
         if chosen := self._of(FLEET):
             with RedisServer("maxmemory-policy noeviction") as redis:
-                async with fleet_of(self._folder, 3, redis=redis, **faults_fleet.SETTINGS) as fleet:
+                async with fleet_of(self._folder, 2, redis=redis, **faults_fleet.SETTINGS) as fleet:
+                    await fleet.start(*faults_process.clock_launcher(self._folder, "fleet-clock"))
                     await self._each(fleet, chosen)
 
     async def selftest(self) -> None:
@@ -105,7 +106,7 @@ class Suite:
     async def _alone(self) -> None:
         launcher = broken_launcher(self._build) if self._build else ()
         await self.stage(UPSTREAM, *launcher)
-        await self.stage(CLOCK, *faults_process.clock_launcher(self._folder))
+        await self.stage(CLOCK, *faults_process.clock_launcher(self._folder, "clock"))
         await self.stage(CLIENTS, *launcher)
 
     @property
@@ -115,15 +116,22 @@ class Suite:
 
     def table(self, took_s: float) -> str:
         """The summary."""
-        head = ["fault", "answers streaming", *KINDS, "longest silence, s", "allowed"]
+        head = ["fault", "streaming", "concerned", *KINDS, "longest silence, s", "allowed"]
         lines = ["| " + " | ".join(head) + " |", "|---|" + "--:|" * (len(head) - 1)]
         rows = [self.rows[fault.name] for fault in ALL if fault.name in self.rows]
         for row in rows:
-            cells = [row.what, row.streaming, *row.counts.values(), f"{row.longest_s:.1f}", f"{row.allowed_s:g}"]
+            cells = [
+                row.what,
+                row.streaming,
+                row.concerned,
+                *row.counts.values(),
+                f"{row.longest_s:.1f}",
+                f"{row.allowed_s:g}",
+            ]
             lines.append("| " + " | ".join(map(str, cells)) + " |")
         for row in self.builds:
             found = ", ".join(f"{count} {kind}" for kind, count in row.counts.items() if count) or "nothing"
-            lines.append(f"| {row.what}: found {found} | {row.streaming} | | | | | | |")
+            lines.append(f"| {row.what}: found {found} | {row.streaming} | | | | | | | |")
         answers = sum(row.answers for row in rows)
         date = time.strftime("%Y-%m-%d")
         caption = (

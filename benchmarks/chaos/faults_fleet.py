@@ -19,6 +19,7 @@ SETTINGS = {"workers__concurrency": 24, "workers__lease_s": 2}
 PATIENCE_S = 15.0
 PAUSE_S = 5.0
 OUTAGE_S = 2.0
+IMPATIENT = 20
 NEW = 6
 
 
@@ -41,11 +42,14 @@ def _killed(*which: int) -> Callable[[Scene], Awaitable[None]]:
 
 
 async def paused(scene: Scene) -> None:
-    """For longer than the lease."""
+    """For longer than the lease; some of its clients lose patience and ask another process, which takes it over."""
     node = scene.fleet.live[0]
     node.signal(signal.SIGSTOP)
     try:
-        await asyncio.sleep(PAUSE_S)
+        await asyncio.sleep(PAUSE_S / 5)
+        for asker in scene.crowd.askers[:IMPATIENT]:
+            asker.cut()
+        await asyncio.sleep(PAUSE_S * 4 / 5)
     finally:
         node.signal(signal.SIGCONT)
 
@@ -93,7 +97,14 @@ FAULTS = [
     _fault("worker-killed", "kill -9 of a process that runs answers of others", _killed(1), 36, 0, 24),
     _fault("home-killed", "kill -9 of a home; some of its answers run elsewhere", _killed(0), 40, 10, 10),
     _fault("both-killed", "kill -9 of a home and a worker at once", _killed(0, 1), 40, 10, 10),
-    _fault("home-paused", f"a home stands still for {PAUSE_S:g} s (SIGSTOP)", paused, 40, 10, 10),
+    _fault(
+        "home-paused",
+        f"a home stands still for {PAUSE_S:g} s (SIGSTOP) and is taken over meanwhile",
+        paused,
+        40,
+        10,
+        10,
+    ),
     _fault("fleet-sigterm", "SIGTERM of a home under load: its answers move", sent_away, 40, 10, 10),
     _fault(
         *("redis-emptied", "Redis is emptied (FLUSHALL)"),

@@ -5,22 +5,22 @@ from __future__ import annotations
 import asyncio
 import struct
 import subprocess
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-from benchmarks.chaos.fleet import Fleet
 from benchmarks.chaos.readers import Asker
 from benchmarks.chaos.scene import Fault, Scene
 
 HOUR_S = 3600.0
 JUMPS = (HOUR_S, -HOUR_S, 30 * 24 * HOUR_S, 0.0)
-CLOCK = "clock"
+# Ids name the hour they were made in, and other processes take one that is further ahead for an invention.
+FLEET_JUMPS = (HOUR_S, -HOUR_S, 0.0)
 
 
-def clock_launcher(folder: Path) -> tuple[str, ...]:
-    """What to start a process with whose clock `jump` can move."""
-    file = folder / CLOCK
-    _set(file, 0.0)
-    return ("-m", "benchmarks.chaos.patched", "clock", str(file), "--")
+def clock_launcher(folder: Path, name: str) -> tuple[str, ...]:
+    """What to start a process with whose clock the fault of that name can move."""
+    _set(folder / name, 0.0)
+    return ("-m", "benchmarks.chaos.patched", "clock", str(folder / name), "--")
 
 
 def _set(file: Path, shift_s: float) -> None:
@@ -28,19 +28,19 @@ def _set(file: Path, shift_s: float) -> None:
         out.write(struct.pack("<d", shift_s))
 
 
-def jump(fleet: Fleet, shift_s: float) -> None:
-    """Let the wall clock of those processes be wrong by that much from now on."""
-    _set(fleet.folder / CLOCK, shift_s)
+def _clock_jumps(*jumps: float) -> Callable[[Scene], Awaitable[None]]:
+    """With new questions and lost connections after each jump."""
 
+    async def strike(scene: Scene) -> None:
+        nodes = scene.fleet.live[::-1]  # the process whose clock jumps comes last
+        for shift_s in jumps:
+            _set(scene.fleet.folder / scene.fault.name, shift_s)
+            fresh = scene.crowd.ask(scene.http, nodes, 5, 20, scene.fault.rate)
+            await asyncio.sleep(0.4)
+            for asker in fresh[:2]:
+                asker.cut()
 
-async def clock_jumps(scene: Scene) -> None:
-    """Forth and back, with new questions after each jump."""
-    for shift_s in JUMPS:
-        jump(scene.fleet, shift_s)
-        fresh = scene.crowd.ask(scene.http, scene.fleet.live, 5, 20, scene.fault.rate)
-        await asyncio.sleep(0.4)
-        for asker in fresh[:2]:
-            asker.cut()
+    return strike
 
 
 async def sigterm(scene: Scene) -> None:
@@ -66,9 +66,10 @@ async def sigterm(scene: Scene) -> None:
     fleet.live.append(fleet.launch())
 
 
-CLOCK_FAULTS = [
-    Fault("clock", "the wall clock jumps by an hour, back, and by 30 days", clock_jumps, length=100),
-]
-FAULTS = [
-    Fault("sigterm", "SIGTERM under load: all is answered, exit status 0", sigterm, length=120),
-]
+ALONE, ONE = (
+    "the wall clock jumps by an hour, back, and by 30 days",
+    "the wall clock of one process jumps by an hour and back",
+)
+CLOCK_FAULTS = [Fault("clock", ALONE, _clock_jumps(*JUMPS), length=100)]
+FLEET_FAULTS = [Fault("fleet-clock", ONE, _clock_jumps(*FLEET_JUMPS), crowd=(10, 10, 40), length=100)]
+FAULTS = [Fault("sigterm", "SIGTERM under load: all is answered, exit status 0", sigterm, length=120)]

@@ -55,6 +55,7 @@ class Seen:
         times: when each event came.
         refused: error frames that ended it, by code.
         denied: how often an answer that was accepted was unknown.
+        cuts: how often its connection was lost.
     """
 
     name: str
@@ -66,12 +67,20 @@ class Seen:
     times: list[float] = field(default_factory=list)
     refused: list[str] = field(default_factory=list)
     denied: int = 0
+    cuts: int = 0
 
     @property
     def longest_s(self) -> float:
         """The longest silence between asking and the end."""
         moments = [self.began_at, *self.times, self.over_at]
         return max(after - before for before, after in zip(moments, moments[1:], strict=False))
+
+    @property
+    def concerned(self) -> bool:
+        """Did it notice anything: a connection lost, an answer that began anew or went on as another item?"""
+        begun = sum(event["type"] == "response.created" for event in self.events)
+        items = len(self.events[-1].get("response", {}).get("output", ())) if self.events else 0
+        return self.cuts > 0 or begun > 1 or items > 1
 
     @property
     def ended(self) -> bool:

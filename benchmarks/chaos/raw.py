@@ -185,6 +185,11 @@ class Follower(asyncio.Protocol):
         self._buffer = bytearray()
         self._dropped = False
 
+    @property
+    def following(self) -> bool:
+        """Was it told what to follow?"""
+        return bool(self._ident)
+
     async def come(self) -> None:
         """Connect; once on line it goes on with what it followed."""
         self._dropped = False
@@ -204,6 +209,8 @@ class Follower(asyncio.Protocol):
         """Lose the socket."""
         self._dropped = True
         if self._transport:
+            if self.following and not self.seen.ended:
+                self.seen.cuts += 1
             self._transport.abort()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -214,7 +221,7 @@ class Follower(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         self._transport, self.on_line = None, False
-        if not self._dropped and self._ident:
+        if not self._dropped and self.following:
             self.seen.refused.append("its socket was closed")
 
     def data_received(self, data: bytes) -> None:
@@ -228,7 +235,7 @@ class Follower(asyncio.Protocol):
             if not head.startswith(b"HTTP/1.1 101"):
                 raise ConnectionError(f"refused: {head[:40]!r}")
             self.on_line, self._buffer = True, bytearray(rest)
-            if self._ident:
+            if self.following:
                 self._attach()
         while (payload := self._next()) is not None:
             self._take(json.loads(payload))

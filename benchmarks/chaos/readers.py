@@ -115,7 +115,7 @@ class Asker(Client):
             pass  # the judge sees that it did not end
         finally:
             seen.over_at = time.monotonic()
-            seen.denied = len(self.denied)
+            seen.denied, seen.cuts = len(self.denied), len(self.closes)
             if not seen.ended:
                 seen.refused = [error["error"]["code"] for error in self.errors[-1:]]
 

@@ -52,6 +52,7 @@ class Row:
     Attributes:
         streaming: answers that were half told when it struck.
         answers: answers that were judged, those of victims too.
+        concerned: those that noticed: lost their connection, began anew, or went on as another item.
         longest_s: the longest silence that any of them saw.
         allowed_s: the longest that is no hang.
         took_s: from the first question to the last check.
@@ -61,6 +62,7 @@ class Row:
     what: str
     streaming: int = 0
     answers: int = 0
+    concerned: int = 0
     longest_s: float = 0.0
     allowed_s: float = 0.0
     took_s: float = 0.0
@@ -131,6 +133,7 @@ async def inflict(fault: Fault, fleet: Fleet) -> Row:
         seen = [*(asker.seen for asker in scene.crowd.askers), *scene.witnesses]
         row.findings += [finding for one in seen for finding in judge(one)]
         row.findings += [Finding("wrong", why) for why in await fleet.troubles(desk, scene.held)]
+        row.concerned = sum(one.concerned for one in seen)
         row.answers, row.longest_s = len(seen), max(one.longest_s for one in seen)
     row.took_s = time.monotonic() - began
     return row
