@@ -29,6 +29,8 @@ from tests.redis_servers import RedisServer
 ALONE = {"workers__concurrency": 200, "server__stall_timeout_s": 2, "upstream__idle_timeout_s": 1.5}
 
 SHOWN = 5
+# From that slowness on the summary says that the machine was not ours alone.
+BUSY = 2.0
 
 UPSTREAM = faults_upstream.FAULTS
 CLIENTS = [*faults_clients.FAULTS, *faults_frames.FAULTS, *faults_process.FAULTS]
@@ -65,7 +67,7 @@ class Suite:
 
     def _tell(self, row: Row) -> None:
         counts = ", ".join(f"{count} {kind}" for kind, count in row.counts.items())
-        say(f"{row.name:22} {counts}; {row.answers} answers, {row.concerned} concerned, took {row.took_s:.1f} s")
+        say(f"{row.name:22} {counts}; {row.answers} answers, {row.concerned} concerned; {row.took_s:.1f} s")
         for kind in KINDS:
             found = [finding.why for finding in row.findings if finding.kind == kind]
             for why in found[:SHOWN]:
@@ -134,11 +136,13 @@ class Suite:
             lines.append(f"| {row.what}: found {found} | {row.streaming} | | | | | | | |")
         answers = sum(row.answers for row in rows)
         date = time.strftime("%Y-%m-%d")
+        slowest = max((row.slowness for row in rows), default=1.0)
+        shared = f" Others used the machine too: up to {slowest:.1f} times the silence was allowed." * (slowest > BUSY)
         caption = (
             f"{date}: {len(rows)} faults, each while at least {LEAST} answers stream, {answers:,} answers judged, "
             f"in {took_s:.0f} s. To make it shorter, leases last {faults_fleet.SETTINGS['workers__lease_s']} s, "
             f"stalled clients are cut off after {ALONE['server__stall_timeout_s']} s and a silent model is given up "
-            f"after {ALONE['upstream__idle_timeout_s']} s; everything else is by default."
+            f"after {ALONE['upstream__idle_timeout_s']} s; everything else is by default.{shared}"
         )
         return "\n".join([caption, "", *lines])
 

@@ -101,7 +101,7 @@ async def stampede(scene: Scene) -> None:
     _close(scene)
     await asyncio.sleep(0)
     await _all_come(scene.herd)
-    await _until(lambda: all(one.seen.over_at or one.seen.refused for one in scene.herd), 45)
+    await _until(lambda: all(one.seen.over_at or one.seen.refused for one in scene.herd), 90)
     for follower in scene.herd:
         follower.drop()
         follower.seen.over_at = follower.seen.over_at or time.monotonic()

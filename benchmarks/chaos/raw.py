@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 from benchmarks.chaos.judge import ENDS, Event, Seen
 from grizz.web.auth import COOKIE
 
+AGAIN_S = 0.2
 HANDSHAKE = (
     b"GET /v1/responses HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
     b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
@@ -222,7 +223,19 @@ class Follower(asyncio.Protocol):
     def connection_lost(self, error: Exception | None) -> None:
         self._transport, self.on_line = None, False
         if not self._dropped and self.following:
-            self.seen.refused.append("its socket was closed")
+            # A listening socket whose queue is full resets some of those that took themselves for accepted.
+            self.seen.cuts += 1
+            asyncio.get_running_loop().call_later(AGAIN_S, self._come_again)
+
+    def _come_again(self) -> None:
+        if not self._dropped:
+            self._coming = asyncio.create_task(self._try())
+
+    async def _try(self) -> None:
+        try:
+            await self.come()
+        except OSError:
+            asyncio.get_running_loop().call_later(AGAIN_S, self._come_again)
 
     def data_received(self, data: bytes) -> None:
         if self._dropped:
@@ -233,7 +246,9 @@ class Follower(asyncio.Protocol):
             if not end:
                 return
             if not head.startswith(b"HTTP/1.1 101"):
-                raise ConnectionError(f"refused: {head[:40]!r}")
+                self.seen.refused.append(head[:40].decode(errors="replace"))
+                self.drop()
+                return
             self.on_line, self._buffer = True, bytearray(rest)
             if self.following:
                 self._attach()

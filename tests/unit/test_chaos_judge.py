@@ -20,7 +20,8 @@ def answer(pieces: list[str], *items: dict[str, Any], end: str = "completed", **
     """The events of an answer with these deltas, in order."""
     whole = items or (message("".join(pieces)),)
     head = {"id": "resp_1"}
-    events: list[Event] = [{"type": "response.created", "response": head}]
+    opened = {"type": "response.content_part.added", "item_id": whole[-1]["id"]}
+    events: list[Event] = [{"type": "response.created", "response": head}, opened]
     for piece in pieces:
         events.append({"type": "response.output_text.delta", "item_id": whole[-1]["id"], "delta": piece})
     events.append({"type": f"response.{end}", "response": {**head, "output": list(whole), "error": None, **response}})
@@ -45,7 +46,7 @@ def test_an_answer_as_it_should_be_has_no_findings() -> None:
     assert judge(seen(answer(PIECES))) == []
 
 
-@pytest.mark.parametrize("at", range(1, 5))
+@pytest.mark.parametrize("at", range(1, 6))
 def test_an_event_that_was_dropped_is_lost(at: int) -> None:
     events = answer(PIECES)
     assert kinds(seen(events[:at] + events[at + 1 :])) == ["lost"]
@@ -55,7 +56,7 @@ def test_a_first_event_that_was_dropped_is_lost() -> None:
     assert kinds(seen(answer(PIECES)[1:])) == ["lost"]
 
 
-@pytest.mark.parametrize("at", range(0, 6))
+@pytest.mark.parametrize("at", range(0, 7))
 def test_an_event_that_came_twice_is_doubled(at: int) -> None:
     events = answer(PIECES)
     assert "doubled" in kinds(seen(events[: at + 1] + events[at:]))
@@ -75,7 +76,7 @@ def test_an_answer_of_which_nothing_came_hung() -> None:
     assert kinds(seen([])) == ["hung"]
 
 
-@pytest.mark.parametrize("at", range(0, 6))
+@pytest.mark.parametrize("at", range(0, 7))
 def test_a_silence_beyond_patience_is_a_hang_although_the_end_came(at: int) -> None:
     late = seen(answer(PIECES))
     late.times = [moment + (6 if n >= at else 0) for n, moment in enumerate(late.times)]
@@ -137,25 +138,44 @@ def test_it_may_not_begin_anew_at_another_number(start: int) -> None:
 
 def test_only_created_may_jump() -> None:
     events = answer(PIECES)
-    jumped = events[:2] + number(events[2:], 1_000_000)
+    jumped = events[:3] + number(events[3:], 1_000_000)
     assert kinds(seen(jumped)) == ["lost"]
 
 
 def test_an_interrupted_item_may_stop_anywhere_but_must_be_a_beginning() -> None:
     cut, whole = message("a7.0 a7.1", "msg_0", "incomplete"), message(TEXT)
     events = answer(PIECES, cut, whole)
+    opened = {"type": "response.content_part.added", "item_id": "msg_0"}
     first = {"type": "response.output_text.delta", "item_id": "msg_0", "delta": "a7.0 a7.1"}
-    assert judge(seen(number([events[0], first, *events[1:]]))) == []
+    assert judge(seen(number([events[0], opened, first, *events[1:]]))) == []
     strange = {**cut, "content": [{"type": "output_text", "text": "a9.0"}]}
     events = answer(PIECES, strange, whole)
     first = {**first, "delta": "a9.0"}
-    assert "wrong" in kinds(seen(number([events[0], first, *events[1:]])))
+    assert "wrong" in kinds(seen(number([events[0], opened, first, *events[1:]])))
 
 
 def test_text_of_an_item_that_the_end_does_not_know_is_wrong() -> None:
     events = answer(PIECES)
+    opened = {"type": "response.content_part.added", "item_id": "msg_9"}
     ghost = {"type": "response.output_text.delta", "item_id": "msg_9", "delta": "a7.0"}
-    assert kinds(seen(number([*events[:-1], ghost, events[-1]]))) == ["wrong"]
+    assert kinds(seen(number([*events[:-1], opened, ghost, events[-1]]))) == ["wrong"]
+
+
+def test_deltas_may_be_joined_for_a_client_that_is_behind() -> None:
+    events = answer(PIECES)
+    joined = {**events[4], "delta": "".join(PIECES[1:3])}
+    assert judge(seen([*events[:3], joined, *events[5:]])) == []
+
+
+def test_joined_deltas_that_lack_a_word_are_lost() -> None:
+    events = answer(PIECES)
+    assert kinds(seen([*events[:3], *events[4:]])) == ["lost"]
+
+
+def test_a_silence_may_be_longer_on_a_machine_that_was_slower() -> None:
+    late = seen(answer(PIECES), step_s=6)
+    assert [finding.kind for finding in judge(late)] == ["hung"]
+    assert judge(late, slowness=1.3) == []
 
 
 def test_events_of_two_responses_are_wrong() -> None:
