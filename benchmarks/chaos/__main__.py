@@ -17,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 from benchmarks.chaos import faults_clients, faults_fleet, faults_frames, faults_process, faults_upstream
 from benchmarks.chaos.fleet import Broken, Fleet, fleet_of
@@ -26,7 +27,7 @@ from benchmarks.chaos.selftest import BUILDS, broken_launcher, selftest
 from tests.redis_servers import RedisServer
 
 # Shorter than by default only to make the suite shorter.
-ALONE = {"workers__concurrency": 200, "server__stall_timeout_s": 2, "upstream__idle_timeout_s": 1.5}
+ALONE: dict[str, Any] = {"workers__concurrency": 200, "server__stall_timeout_s": 2, "upstream__idle_timeout_s": 1.5}
 
 SHOWN = 5
 # From that slowness on the summary says that the machine was not ours alone.
@@ -181,7 +182,8 @@ async def measure(options: argparse.Namespace, asked: list[str]) -> int:
 
 async def stoppable(work: Callable[[], Awaitable[int]]) -> int:
     """Until it is done, or a signal asks to end; then with all processes gone."""
-    task, stopped = asyncio.current_task(), []
+    task = asyncio.current_task()
+    stopped: list[int] = []
     assert task is not None
 
     def stop(number: int) -> None:

@@ -126,7 +126,13 @@ FAULTS = [
     Fault("vanished", f"{2 * VANISHED} clients vanish (RST): half resume, half are never seen again", vanished),
     Fault("idle", f"{IDLE:,} idle sockets, then closed at once", idle, open_sockets, length=120),
     Fault(
-        *("stampede", f"{STAMPEDE:,} clients drop at once and resume", stampede, herd),
-        **{"crowd": (SHARED,), "length": 16, "rate": 2, "patience_s": 30},
+        "stampede",
+        f"{STAMPEDE:,} clients drop at once and resume",
+        stampede,
+        herd,
+        crowd=(SHARED,),
+        length=16,
+        rate=2,
+        patience_s=30,
     ),
 ]

@@ -9,13 +9,14 @@ import asyncio
 import signal
 import subprocess
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 from benchmarks.chaos.scene import Fault, Scene
 from tests.nodes import Node
 from tests.redis_servers import RedisServer
 
 # Settings that only make the suite shorter: by default a lease is 10 s.
-SETTINGS = {"workers__concurrency": 24, "workers__lease_s": 2}
+SETTINGS: dict[str, Any] = {"workers__concurrency": 24, "workers__lease_s": 2}
 PATIENCE_S = 15.0
 PAUSE_S = 5.0
 OUTAGE_S = 2.0

@@ -184,7 +184,9 @@ async def fleet_of(
 ) -> AsyncIterator[Fleet]:
     """That many processes, with a model of their own unless one is given."""
     async with contextlib.AsyncExitStack() as stack:
-        fleet = Fleet(folder, model or await stack.enter_async_context(model_of(folder)), redis, **settings)
+        if model is None:
+            model = await stack.enter_async_context(model_of(folder))
+        fleet = Fleet(folder, model, redis, **settings)
         stack.callback(fleet.stop)
         fleet.live += [fleet.launch(*launcher) for _ in range(count)]
         await fleet.complete()

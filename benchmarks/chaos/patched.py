@@ -54,7 +54,7 @@ def broken(how: str) -> None:
                     return
         await send(connection, data)
 
-    Connection._send = sabotage  # type: ignore[method-assign]
+    Connection._send = sabotage  # type: ignore[method-assign, assignment]
 
 
 def muddled(how: str) -> None:
@@ -77,7 +77,7 @@ def muddled(how: str) -> None:
         latest[composer] = content
         text(composer, content, *rest)
 
-    Composer.text = sabotage  # type: ignore[method-assign]
+    Composer.text = sabotage  # type: ignore[method-assign, assignment]
 
 
 BREAKS: dict[str, Callable[[str], None]] = {

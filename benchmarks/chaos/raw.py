@@ -22,6 +22,11 @@ HANDSHAKE = (
 CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0x0, 0x1, 0x2, 0x8, 0x9, 0xA
 
 
+def _address(url: str) -> tuple[str, int]:
+    parts = urlsplit(url)
+    return parts.hostname or "", parts.port or 0
+
+
 def frame(opcode: int, payload: bytes = b"", *, last: bool = True, reserved: int = 0, masked: bool = True) -> bytes:
     """One frame; the mask is of zeros, so that the payload stays what it is."""
     size, mask = len(payload), 0x80 if masked else 0
@@ -58,7 +63,7 @@ class Raw:
         if narrow:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         sock.setblocking(False)
-        await asyncio.get_running_loop().sock_connect(sock, (urlsplit(url).hostname, urlsplit(url).port))
+        await asyncio.get_running_loop().sock_connect(sock, _address(url))
         return cls(*await asyncio.open_connection(sock=sock, limit=1024 if narrow else 1 << 16))
 
     @classmethod
@@ -126,7 +131,7 @@ def shout(url: str, data: bytes) -> int | None:
     In blocking calls, to be run in a thread: a server that closes while it is sent megabytes resets the connection,
     and asyncio then drops what had come before.
     """
-    with socket.create_connection((urlsplit(url).hostname, urlsplit(url).port), timeout=10) as sock:
+    with socket.create_connection(_address(url), timeout=10) as sock:
         sock.sendall(HANDSHAKE)
         while b"\r\n\r\n" not in sock.recv(4096):
             pass
@@ -178,7 +183,7 @@ class Follower(asyncio.Protocol):
     seen: Seen
 
     def __init__(self, url: str, owner: str) -> None:
-        self._where = urlsplit(url).hostname, urlsplit(url).port
+        self._where = _address(url)
         self._handshake = HANDSHAKE[:-2] + f"Cookie: {COOKIE}={owner}\r\n\r\n".encode()
         self.on_line = False
         self._ident = ""
@@ -286,7 +291,7 @@ class Follower(asyncio.Protocol):
 async def open_idle(url: str, count: int) -> list[Idle]:
     """That many sockets, a few hundred at a time; those that were refused too."""
     loop = asyncio.get_running_loop()
-    host, port = urlsplit(url).hostname, urlsplit(url).port
+    host, port = _address(url)
     found: list[Idle] = []
     for _ in range(0, count, 250):
         made = [loop.create_connection(Idle, host, port) for _ in range(min(250, count - len(found)))]

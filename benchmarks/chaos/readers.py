@@ -116,6 +116,7 @@ class Asker(Client):
             pass  # the judge sees that it did not end
         finally:
             seen.over_at = time.monotonic()
+            seen.name += f" ({self.response_id or 'no id'})"
             seen.denied, seen.cuts = len(self.denied), len(self.closes)
             if not seen.ended:
                 seen.refused = [error["error"]["code"] for error in self.errors[-1:]]
