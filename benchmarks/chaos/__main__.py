@@ -141,7 +141,7 @@ class Suite:
         shared = f" Others used the machine too: up to {slowest:.1f} times the silence was allowed." * (slowest > BUSY)
         caption = (
             f"{date}: {len(rows)} faults, each while at least {LEAST} answers stream, {answers:,} answers judged, "
-            f"in {took_s:.0f} s. To make it shorter, leases last {faults_fleet.SETTINGS['workers__lease_s']} s, "
+            f"in {took_s:.0f} s. For speed, leases last {faults_fleet.SETTINGS['workers__lease_s']} s, "
             f"stalled clients are cut off after {ALONE['server__stall_timeout_s']} s and a silent model is given up "
             f"after {ALONE['upstream__idle_timeout_s']} s; everything else is by default.{shared}"
         )
