@@ -100,11 +100,14 @@ class Suite:
 
     async def run(self, *, with_selftest: bool) -> None:
         """Everything; what shares no process runs side by side."""
+        async with asyncio.TaskGroup() as stages:
+            stages.create_task(self._alone())
+            stages.create_task(self._others(with_selftest))
+
+    async def _others(self, with_selftest: bool) -> None:
         if with_selftest:
             await self.selftest()
-        async with asyncio.TaskGroup() as stages:
-            stages.create_task(self.together())
-            stages.create_task(self._alone())
+        await self.together()
 
     async def _alone(self) -> None:
         launcher = broken_launcher(self._build) if self._build else ()

@@ -196,6 +196,11 @@ class Follower(asyncio.Protocol):
         """Was it told what to follow?"""
         return bool(self._ident)
 
+    @property
+    def over(self) -> bool:
+        """Has what it follows ended, or was it refused?"""
+        return self.following and bool(self.seen.over_at or self.seen.refused)
+
     async def come(self) -> None:
         """Connect; once on line it goes on with what it followed."""
         self._dropped = False
