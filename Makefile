@@ -9,7 +9,7 @@ DEV := .venv/.dev
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help venv run test lint fmt bench cost kills autobahn fuzz config lock clean edges
+.PHONY: help venv run test lint fmt bench cost kills autobahn fuzz config lock clean edges chaos
 
 help: ## show this list
 	@echo 'Grizz streams AI answers. To try it without any key: make run ARGS=--demo'
@@ -50,6 +50,9 @@ autobahn: $(DEV) ## run all of Autobahn's WebSocket cases against this server
 
 fuzz: $(DEV) ## send random input to all that parses; FUZZ_EXAMPLES=5000 per property
 	@FUZZ_EXAMPLES=$${FUZZ_EXAMPLES:-1000} $(BIN)/python -m pytest -q -n 4 --dist worksteal tests/fuzz $(ARGS)
+
+chaos: $(DEV) ## hurt it in every way while answers stream; nothing may be lost, doubled, hung or wrong
+	@$(BIN)/python -m benchmarks.chaos $(ARGS)
 
 config: $(RUN) ## write config.toml anew from the declared settings
 	@$(BIN)/python -c 'from grizz.config import default_toml; print(end=default_toml())' > config.toml

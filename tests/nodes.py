@@ -183,6 +183,8 @@ class Client:
         if kind == "grizz:attached":
             self.attached.append(event)
             return False
+        if kind.startswith("grizz:"):
+            return False  # about the connection or the queue: no event of the response
         if kind == "error":
             self.errors.append(event)
             return event["error"]["code"] not in ("response_not_found", "server_is_overloaded")

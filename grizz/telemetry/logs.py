@@ -76,8 +76,8 @@ def setup(level: str, fmt: str, stream: TextIO | None = None) -> LogPipe:
 
 
 def _is_ours(record: logging.LogRecord) -> bool:
-    """Drops what aiohttp says, as an error and with a traceback, of everybody who sends bytes that are no HTTP."""
-    return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))
+    """Drops what aiohttp calls an error, traceback and all, and anybody can cause: bytes that are no HTTP, going away."""
+    return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError | ConnectionError))
 
 
 def formatter(fmt: str, stream: TextIO) -> logging.Formatter:
