@@ -76,7 +76,7 @@ def setup(level: str, fmt: str, stream: TextIO | None = None) -> LogPipe:
 
 
 def _is_ours(record: logging.LogRecord) -> bool:
-    """Drops what aiohttp calls an error, traceback and all, and anybody can cause: bytes that are no HTTP, going away."""
+    """Drops errors of aiohttp, tracebacks and all, that anybody can cause: bytes that are no HTTP, and going away."""
     return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError | ConnectionError))
 
 
