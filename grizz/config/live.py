@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from grizz.config.settings import SECTIONS, TABLES, Settings
+from grizz.config.sources import check
 
 # Who may come in, and how much they may do. All else is built into connections, pools and buffers at the start.
 LIVE = frozenset({"auth", "keys", "limits"}) | {
@@ -43,24 +44,32 @@ def is_live(key: str) -> bool:
 
 
 def change(old: Settings, new: Settings) -> Change:
-    """Take over from `new` what may change."""
+    """Take over from `new` what may change.
+
+    Raises:
+        ConfigError: what would be in force then is contradictory, though `new` by itself is not: an address that
+            others can reach stays until a restart, and must not lose its accounts before.
+    """
     changed = list(_changed(old, new))
+    live = {key for key in changed if is_live(key)}
+    if bool(old.server.tls_cert_file) != bool(new.server.tls_cert_file):
+        live -= {"server.tls_cert_file", "server.tls_key_file"}  # it listens with TLS or without
     sections: dict[str, Any] = {
         name: replace(
             getattr(old, name),
             **{
                 item.name: getattr(getattr(new, name), item.name)
                 for item in fields(section)
-                if is_live(f"{name}.{item.name}")
+                if f"{name}.{item.name}" in live
             },
         )
         for name, section in SECTIONS.items()
     }
     sections |= {table: getattr(new if is_live(table) else old, table) for table in TABLES}
+    merged = Settings(**sections)
+    check(merged)
     return Change(
-        Settings(**sections),
-        tuple(key for key in changed if is_live(key)),
-        tuple(key for key in changed if not is_live(key)),
+        merged, tuple(key for key in changed if key in live), tuple(key for key in changed if key not in live)
     )
 
 

@@ -90,6 +90,31 @@ def load(flags: Mapping[str, object], environ: Mapping[str, str], file: Path | N
     return Loaded(settings=_build(values), sources=sources, known=known, values=values)
 
 
+def check(settings: Settings) -> None:
+    """Do these settings go together?
+
+    Raises:
+        ConfigError: they do not; one line for each contradiction.
+    """
+    values = {
+        f"{name}.{item.name}": getattr(getattr(settings, name), item.name)
+        for name, section in SECTIONS.items()
+        for item in fields(section)
+    }
+    for table in TABLES:
+        for name, one in getattr(settings, table).items():
+            values |= {f"{table}.{name}.{item.name}": getattr(one, item.name) for item in fields(one)}
+    known = SETTINGS | {key: item for key in values if (item := _setting(key))}
+    problems = [_bad("in force", known[keys[0]], values[keys[0]], why) for keys, why in _conflicts(values)]
+    if problems:
+        raise ConfigError("\n".join(map(one_line, problems)))
+
+
+def _setting(key: str) -> Setting | None:
+    table, _, rest = key.partition(".")
+    return entry(table, rest.partition(".")[0]).get(key) if table in TABLES else SETTINGS.get(key)
+
+
 def is_loopback(host: str) -> bool:
     """Whether only this machine can reach `host`, an address or a name."""
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import OrderedDict
 
 # What adding up fractions may be off by: who waited as long as was said shall not be told to wait again.
@@ -36,13 +37,14 @@ class Buckets:
     def take(self, key: str, per_minute: int, now: float, cost: float = 1.0) -> None:
         """Take `cost` whether it is there or not; a negative one gives back."""
         self._levels[key] = (self.level(key, per_minute, now) - cost, now, per_minute)
-        self._levels.move_to_end(key)
         self._forget(now)
 
     def _forget(self, now: float) -> None:
-        # In the order of last use: those that would be full by now, a minute and their debt later, go.
-        for key in list(self._levels)[:2]:
+        # The two that were looked at longest ago: full ones go, the others come to the end. So each use makes up for
+        # the key it may have brought, whatever the others owe.
+        for key in list(itertools.islice(self._levels, 2)):
             level, at, per_minute = self._levels[key]
-            if level + (now - at) * per_minute / 60 < per_minute:
-                return
-            del self._levels[key]
+            if level + (now - at) * per_minute / 60 >= per_minute:
+                del self._levels[key]
+            else:
+                self._levels.move_to_end(key)

@@ -229,18 +229,11 @@ class Ledger:
         entry = self._leased.get(job_id) or self._offered.get(job_id)
         return None if entry is None else entry.delivery
 
-    def position(self, job_id: str) -> int | None:
-        """How many jobs are begun before this one by the fair order; None when it does not wait.
-
-        Offered jobs come before all others; each of them may be begun next, and stands at 0.
-        """
-        entry = self._entries.get(job_id)
-        if entry is None or entry.state is State.LEASED:
-            return None
-        if job_id in self._offered:
-            return 0
-        place = self._queue.position(entry.job.owner, job_id)
-        return None if place is None else place + len(self._offered)
+    def positions(self) -> dict[str, int]:
+        """How many jobs are handed out before each one that waits, by the fair order; 0 for those that are offered."""
+        offered = len(self._offered)
+        places = {job_id: offered + number for number, job_id in enumerate(self._queue.order())}
+        return places | dict.fromkeys(self._offered, 0)
 
     def is_offered(self, job_id: str) -> bool:
         """Is it shown to workers elsewhere, and has none begun?"""

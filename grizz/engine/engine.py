@@ -12,7 +12,7 @@ import dataclasses
 import logging
 import secrets
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import orjson
@@ -172,9 +172,9 @@ class Engine:
         """Jobs of this node that wait for a worker."""
         return self._transport.depth().queued
 
-    def position(self, response_id: str) -> int | None:
-        """How many jobs will be handed out before this one; None when it does not wait at this node."""
-        return self._transport.position(response_id)
+    def positions(self) -> Mapping[str, int]:
+        """How many jobs will be handed out before each that waits at this node; takes time for each of them."""
+        return self._transport.positions()
 
     def check_readers(self, reply: Reply) -> None:
         """May one more reader follow it?
@@ -264,6 +264,8 @@ class Engine:
         given = self._resolve(request.input, owner, scope)
         context = [*(parent.context() if parent else ()), *given]
         check_calls_match(context)
+        if self.draining:  # it has begun while this one waited for others; from here on nothing waits
+            raise _restarting()
         waits = request.generate and self._transport.depth().queued >= self._free_slots()
         status = "queued" if waits else "in_progress"
         response = response_object(self._response_id(), int(time.time()), request, status)
@@ -283,6 +285,7 @@ class Engine:
                     async with asyncio.timeout_at(deadline):
                         await self._transport.put(job)
             except BaseException:
+                reply.on_end = None  # it has not been, and who asked is told so by the exception
                 self.replies.remove(reply)
                 raise
         else:

@@ -13,7 +13,7 @@ Times are seconds of the event loop's clock.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum, StrEnum
 from typing import Any, Protocol
@@ -186,11 +186,10 @@ class Transport(Protocol):
     def queued_of(self, owner: str) -> int:
         """This owner's jobs of this home that wait for a worker."""
 
-    def position(self, job_id: str) -> int | None:
-        """How many jobs will be handed out before this one by the fair order, as far as this process knows.
+    def positions(self) -> Mapping[str, int]:
+        """How many jobs will be handed out before each that waits here, by its id, as far as this process knows.
 
-        0: it is next, or shown to workers elsewhere already. None: it does not wait (here). Takes time for each owner
-        who has something waiting.
+        0: it is next, or shown to workers elsewhere already. Takes time for each job that waits.
         """
 
     @property

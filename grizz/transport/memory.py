@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from grizz.core.job import Delivery, Job
 from grizz.core.ledger import Ledger
@@ -124,9 +124,9 @@ class MemoryTransport:
         """See `Transport.queued_of`."""
         return self._ledger.queued_of(owner)
 
-    def position(self, job_id: str) -> int | None:
-        """See `Transport.position`."""
-        return self._ledger.position(job_id)
+    def positions(self) -> Mapping[str, int]:
+        """See `Transport.positions`."""
+        return self._ledger.positions()
 
     @property
     def trouble(self) -> str:

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import logging
 import socket
 import ssl
+from collections import Counter
 from collections.abc import Callable, Sequence
 
 from aiohttp import web
@@ -19,6 +21,7 @@ from grizz.tasks import TaskOwner
 log = logging.getLogger(__name__)
 
 _SWEEP_S = 1.0
+_HANDSHAKE_S = 10.0
 # As many as reconnect at once when a process comes back: 2,000 overflowed a queue of 1,024 (measured). The kernel
 # takes no more than its net.core.somaxconn.
 _BACKLOG = 4096
@@ -31,7 +34,7 @@ _UNACKNOWLEDGED_MS = 20_000
 
 
 class _TurnedAway(asyncio.Protocol):
-    """A connection more than there may be: closed without a word, which is all it may cost."""
+    """A connection more than there may be: closed without a word; with TLS after its handshake, or `_HANDSHAKE_S`."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         transport.abort()  # type: ignore[attr-defined]  # what a server accepts can be aborted
@@ -42,16 +45,31 @@ class Gate:
 
     Args:
         max_connections: as of now; asked at each connection.
+        max_of_address: the same for one address; 0 for no limit.
+        is_counted: whether an address is counted by itself; not this machine, nor a proxy that many come through.
         patience_s: seconds from the connection to its first whole request head.
     """
 
-    def __init__(self, *, max_connections: Callable[[], int], patience_s: float, tasks: TaskOwner) -> None:
+    def __init__(
+        self,
+        *,
+        max_connections: Callable[[], int],
+        max_of_address: Callable[[], int],
+        is_counted: Callable[[str], bool],
+        patience_s: float,
+        tasks: TaskOwner,
+    ) -> None:
         self._max_connections = max_connections
+        self._max_of_address = max_of_address
+        self._is_counted = is_counted
         self._patience_s = patience_s
         self._tasks = tasks
+        # Accepted, and not yet counted by the server: for a turn of the loop, or for a TLS handshake.
+        self._entering: dict[asyncio.BaseProtocol, float] = {}
         # Those that have asked for nothing yet, in the order they came.
         self._silent: dict[asyncio.BaseProtocol, float] = {}
-        self._entering = 0
+        self._addresses: dict[asyncio.BaseProtocol, str] = {}
+        self._of_address: Counter[str] = Counter()
         self._turned_away = 0
         self._server: web.Server
         self._site: _Site | None = None
@@ -67,7 +85,8 @@ class Gate:
         """
         assert runner.server is not None
         self._server = runner.server
-        self._site = _Site(runner, self._enter, host, port, tls, self._patience_s)
+        self._watch(self._server)
+        self._site = _Site(runner, self._enter, host, port, tls, min(self._patience_s, _HANDSHAKE_S))
         await self._site.start()
         self._tasks.spawn(self._sweep(), name="watch for silent connections")
         return self._site.port
@@ -79,39 +98,76 @@ class Gate:
 
     def asked(self, request: web.Request) -> None:
         """A request has come: its connection is silent no more."""
-        if self._silent.pop(request.protocol, None) is not None and request.transport is not None:
-            _narrow(request.transport)
+        self._silent.pop(request.protocol, None)
+
+    def _watch(self, server: web.Server) -> None:
+        """Hear of each connection of the server when it is there, and when it is gone."""
+        made, lost = server.connection_made, server.connection_lost
+
+        def connection_made(handler: web.RequestHandler, transport: asyncio.Transport) -> None:
+            made(handler, transport)
+            self._made(handler, transport)
+
+        def connection_lost(handler: web.RequestHandler, exc: BaseException | None = None) -> None:
+            lost(handler, exc)
+            self._lost(handler)
+
+        server.connection_made = connection_made  # type: ignore[method-assign]
+        server.connection_lost = connection_lost  # type: ignore[method-assign]
 
     def _enter(self) -> asyncio.BaseProtocol:
-        # The server counts a connection only when the loop comes round to it, and many may be accepted before.
-        if len(self._server.connections) + self._entering >= self._max_connections():
+        if len(self._server.connections) + len(self._entering) >= self._max_connections():
             self._turned_away += 1
             return _TurnedAway()
-        loop = asyncio.get_running_loop()
-        self._entering += 1
-        loop.call_soon(self._entered)
         handler = self._server()
-        self._silent[handler] = loop.time()
+        self._entering[handler] = asyncio.get_running_loop().time()
         return handler
 
-    def _entered(self) -> None:
-        self._entering -= 1
+    def _made(self, handler: asyncio.BaseProtocol, transport: asyncio.Transport) -> None:
+        self._entering.pop(handler, None)
+        self._silent[handler] = asyncio.get_running_loop().time()
+        _narrow(transport)
+        peer = transport.get_extra_info("peername")
+        address = str(peer[0]) if isinstance(peer, tuple) else ""
+        most = self._max_of_address()
+        if not most or not self._is_counted(address):
+            return
+        self._addresses[handler] = address
+        self._of_address[address] += 1
+        if self._of_address[address] > most:
+            self._turned_away += 1
+            transport.abort()
+
+    def _lost(self, handler: asyncio.BaseProtocol) -> None:
+        self._silent.pop(handler, None)
+        address = self._addresses.pop(handler, None)
+        if address is not None:
+            self._of_address[address] -= 1
+            if not self._of_address[address]:
+                del self._of_address[address]
 
     async def _sweep(self) -> None:
         told = 0
         while True:
             await asyncio.sleep(min(_SWEEP_S, self._patience_s / 2))
-            oldest = asyncio.get_running_loop().time() - self._patience_s
-            for handler, since in list(self._silent.items()):
-                if since > oldest:
-                    break
-                del self._silent[handler]
+            now = asyncio.get_running_loop().time()
+            for handler in _older(self._silent, now - self._patience_s):
                 transport = getattr(handler, "transport", None)
                 if transport is not None:
                     transport.abort()
+            # A handshake that failed is never heard of again.
+            _older(self._entering, now - _HANDSHAKE_S - _SWEEP_S)
             if self._turned_away > told:
                 count, told = self._turned_away - told, self._turned_away
                 log.warning("connections turned away, there are as many as may be", extra={"count": count})
+
+
+def _older(since: dict[asyncio.BaseProtocol, float], than: float) -> list[asyncio.BaseProtocol]:
+    """Take out those that came before that time; they are in the order they came."""
+    found = list(itertools.takewhile(lambda handler: since[handler] <= than, since))
+    for handler in found:
+        del since[handler]
+    return found
 
 
 class _Site(web.BaseSite):

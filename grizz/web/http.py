@@ -22,6 +22,7 @@ from grizz.web.watchdog import Watchdog
 
 Handler = Callable[[web.Request, Identity], Awaitable[web.StreamResponse]]
 
+_PIECE = 64 * 1024
 _PING_S = 15.0
 _LOOK_S = 1.0
 _SSE_HEADERS = {
@@ -75,9 +76,29 @@ class Api:
             with self._limits.connection(self._door.address_of(request)) as place:
                 identity = await self._door.identify(request)
                 self._limits.belongs_to(place, identity)
-                return await handler(request, identity)
+                response = await handler(request, identity)
+                return response if response.prepared else await self._send(request, response)
 
         return serve
+
+    async def _send(self, request: web.Request, response: web.StreamResponse) -> web.StreamResponse:
+        """Write a whole answer while its place is held and a guard watches, in pieces, so that slow is not stuck."""
+        assert isinstance(response, web.Response) and isinstance(response.body, bytes)
+        response.headers["x-request-id"] = request[REQUEST_ID]
+        stream = web.StreamResponse(status=response.status, headers=response.headers)
+        stream.content_length = len(response.body)
+        await stream.prepare(request)
+        assert request.transport is not None
+        guard = self._watchdog.guard(request.transport)
+        try:
+            for start in range(0, len(response.body) if request.method != "HEAD" else 0, _PIECE):
+                with guard:
+                    await stream.write(response.body[start : start + _PIECE])
+            with guard:
+                await stream.write_eof()
+        finally:
+            guard.release()
+        return stream
 
     async def create(self, request: web.Request, identity: Identity) -> web.StreamResponse:
         """`POST /v1/responses`."""
@@ -86,7 +107,8 @@ class Api:
             body = orjson.loads(raw)
         except orjson.JSONDecodeError as error:
             raise RequestError(400, Code.INVALID_JSON, f"The request body is not JSON: {error}.") from error
-        asked = requests.parse(body, await self._default_model())
+        named = isinstance(body, dict) and body.get("model")
+        asked = requests.parse(body, "" if named else await self._default_model())
         reply = await submit(self._engine, self._limits, identity, asked, len(raw), None)
         headers = self._limits.headers(identity)
         if asked.stream:

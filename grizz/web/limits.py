@@ -12,6 +12,8 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import orjson
+
 from grizz.config import KeySettings, LimitSettings, is_loopback
 from grizz.core.bucket import Buckets
 from grizz.engine.engine import Engine
@@ -75,9 +77,10 @@ class Admission:
         self._settle(0)
 
     def ended(self, response: Mapping[str, Any]) -> None:
-        """It has ended; what it used is charged instead of the estimate."""
+        """It has ended; what it used is charged instead of the estimate, or what it produced if nobody counted."""
         used = response.get("usage")
-        self._settle(self._estimate if used is None else used["total_tokens"])
+        produced = len(orjson.dumps(response.get("output") or [])) // _BYTES_A_TOKEN
+        self._settle(self._estimate + produced if used is None else used["total_tokens"])
 
     def _settle(self, tokens: int) -> None:
         scopes, self._scopes = self._scopes, None

@@ -9,7 +9,7 @@ from typing import Any
 from aiohttp import WSCloseCode, web
 
 from grizz import __version__
-from grizz.config import Settings
+from grizz.config import Settings, is_loopback
 from grizz.engine.engine import Engine
 from grizz.engine.models import Models
 from grizz.tasks import OnError, TaskOwner
@@ -22,13 +22,15 @@ from grizz.web.http import Api
 from grizz.web.limits import Limits
 from grizz.web.pages import Pages
 from grizz.web.sockets import Sockets
-from grizz.web.tls import check_certificate, load_certificate
+from grizz.web.tls import load_certificate
 from grizz.web.watchdog import Watchdog
 
 log = logging.getLogger(__name__)
 
 # At a shutdown: how long a client may read nothing.
 _LEAVE_STALL_S = 0.5
+# An HTTP connection that asks for nothing more; above what proxies keep theirs (nginx: 60 s).
+_KEEP_ALIVE_S = 75.0
 
 
 class Server:
@@ -73,12 +75,20 @@ class Server:
         self.ready = False
         self._tasks = tasks
         self._runner = web.AppRunner(
-            self._application(), handle_signals=False, access_log=None, shutdown_timeout=1, handler_cancellation=False
+            self._application(),
+            handle_signals=False,
+            access_log=None,
+            shutdown_timeout=1,
+            handler_cancellation=False,
+            keepalive_timeout=_KEEP_ALIVE_S,
         )
         self._tls = tls
         self._gate = Gate(
             # Requests that are not let in need room to be told so.
             max_connections=lambda: self._settings.limits.connections + 1000,
+            # A WebSocket and the connections kept alive for HTTP beside it.
+            max_of_address=lambda: 2 * self._settings.limits.connections_per_address,
+            is_counted=lambda address: not is_loopback(address) and not self._door.is_proxy(address),
             patience_s=settings.server.request_timeout_s,
             tasks=tasks,
         )
@@ -132,13 +142,9 @@ class Server:
         Raises:
             ConfigError: a file that they name cannot be used; nothing was taken over.
         """
-        tls = self._tls if settings.server.tls_cert_file else None
-        if tls is not None:
-            check_certificate(settings.server)
+        if self._tls is not None and settings.server.tls_cert_file:
+            load_certificate(self._tls, settings.server)
         self._door.reload(settings)
-        if tls is not None:
-            load_certificate(tls, settings.server)
-        self._settings = settings
         self._limits.reload(settings.limits, settings.keys)
         self._sockets.reload(settings)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import orjson
@@ -31,6 +31,8 @@ from grizz.web.writer import Writer
 
 log = logging.getLogger(__name__)
 
+# What one connection may have under way: its creates, attaches, cancels, and its writer.
+_MAX_TASKS = 128
 _PRESENCES = ("visible", "hidden", "idle")
 
 
@@ -177,17 +179,20 @@ class Connection:
         if self._extended:
             self.notify(notices.idle(closes_in_s))
 
-    def tell_positions(self) -> None:
-        """Tell a client that knows our events how many jobs come before each of its own, when that has changed."""
-        if not self._extended:
-            return
+    @property
+    def wants_positions(self) -> bool:
+        """Does it know our events, and wait for a worker?"""
+        return self._extended and any(lane.cursor and lane.cursor.reply.status == "queued" for lane in self._lanes)
+
+    def tell_positions(self, positions: Mapping[str, int]) -> None:
+        """Tell the client how many jobs come before each of its own, when that has changed."""
         for lane in self._lanes:
             cursor = lane.cursor
             # Not before it has heard of the response: `response.created` comes first on every stream.
             if cursor is None or cursor.position < 0 or cursor.reply.status != "queued":
                 lane.position = None
                 continue
-            position = self._engine.position(cursor.reply.id)
+            position = positions.get(cursor.reply.id)
             if position is not None and position != lane.position:
                 lane.position = position
                 self.notify(notices.queue(cursor.reply.id, cursor.position, position), lane.name)
@@ -231,13 +236,16 @@ class Connection:
                 shown = repr(frame_type[:100]) if isinstance(frame_type, str) else kind(frame_type)
                 text = f"Unknown event type {shown}; known are {known}."
                 raise RequestError(400, Code.UNKNOWN_EVENT_TYPE, text, param="type")
-            handler(self, frame, lane_name, len(data))
+            if len(self._tasks) >= _MAX_TASKS:
+                text = f"{len(self._tasks)} requests of this connection are being looked after, which is the limit."
+                raise RequestError(429, Code.WEBSOCKET_QUEUE_FULL, text, retry_after_s=1.0)
+            handler(self, frame, lane_name, len(data) if data.isascii() else len(_bytes(data)))
         except RequestError as error:
             self._refuse(error, lane_name)
 
     def _on_create(self, frame: Frame, lane_name: str | None, size: int) -> None:
-        if self.retired:
-            text = "This connection has reached its age limit; open another one."
+        if self.retired or self.leaving:
+            text = "This connection is being closed; open another one."
             raise RequestError(400, Code.CONNECTION_LIMIT, text)
         self._lanes.enqueue(self._lanes.get(lane_name), frame, size)
         self._start_creates()
@@ -328,7 +336,7 @@ class Connection:
 
     async def _create(self, lane: Lane, frame: Frame, size: int) -> None:
         try:
-            request = requests.parse(frame, await self._default_model())
+            request = requests.parse(frame, "" if frame.get("model") else await self._default_model())
             reply = await submit(self._engine, self._limits, self.identity, request, size, self._scope)
         except RequestError as error:
             self._create_failed(lane, frame, error)
@@ -392,3 +400,7 @@ class Connection:
             lane.cursor = None
         lane.creating = False
         self._start_creates()
+
+
+def _bytes(data: str | bytes) -> bytes:
+    return data.encode() if isinstance(data, str) else data

@@ -207,6 +207,8 @@ class Writer:
                     await self._pulse.sure()
                 if cursor.reply.revoked:
                     raise _Revoked
+                if lane.cursor is not cursor:
+                    break  # detached meanwhile: the lane may be another response's already
                 await self._send(on_lane(event.data, lane.name))
             if cursor.reply.revoked:
                 raise _Revoked

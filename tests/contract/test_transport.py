@@ -242,13 +242,13 @@ async def test_a_job_that_waits_knows_how_many_are_handed_out_before_it(transpor
     await transport.put(job("b1", "b"))
     # What is shown to workers elsewhere may be begun next, each of it.
     places = {"a1": 0, "a2": 0, "b1": 0} if kind == "redis-elsewhere" else {"a1": 0, "b1": 1, "a2": 2}
-    assert {name: transport.position(name) for name in places} == places
-    assert transport.position("nobody's") is None
+    assert {name: transport.positions().get(name) for name in places} == places
+    assert transport.positions().get("nobody's") is None
     running = await leased(transport)
-    await comes(lambda: transport.position(running.job.id) is None)
+    await comes(lambda: transport.positions().get(running.job.id) is None)
     if kind != "redis-elsewhere":  # there the worker has read all three by now
         assert await transport.cancel("b1", Cause.CANCELLED) is Found.QUEUED
-        assert (transport.position("b1"), transport.position("a2")) == (None, 0)
+        assert (transport.positions().get("b1"), transport.positions().get("a2")) == (None, 0)
 
 
 async def test_closing_wakes_those_who_wait_and_takes_nothing_new(transport: Transport) -> None:

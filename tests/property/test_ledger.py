@@ -182,7 +182,7 @@ class Histories(RuleBasedStateMachine):
 
     @invariant()
     def what_waits_has_its_place_and_nothing_else_has(self) -> None:
-        places = {job_id: self.ledger.position(job_id) for job_id in self.alive}
+        places = {job_id: self.ledger.positions().get(job_id) for job_id in self.alive}
         assert {job_id for job_id, place in places.items() if place is None} == self.held.keys()
         assert all(places[job_id] == 0 for job_id in self.offered)
         waiting = sorted(places[job_id] for job_id in self.alive - self.held.keys() - self.offered.keys())
@@ -235,9 +235,10 @@ def test_the_place_of_an_item_is_how_many_are_popped_before_it(moves: list[tuple
         else:
             queue.push(owner, str(number), (owner, str(number)), front=move_ == "front")
             queued.add((owner, str(number)))
-    places = {one: queue.position(*one) for one in queued}
-    assert [places[one] for one in iter(queue.pop, None)] == list(range(len(queued)))
-    assert all(queue.position(*one) is None for one in queued)
+    order = list(queue.order())
+    assert [key for _, key in iter(queue.pop, None)] == order
+    assert set(order) == {key for _, key in queued}
+    assert list(queue.order()) == []
 
 
 @settings(deadline=None)
@@ -248,14 +249,14 @@ def test_jobs_are_leased_in_the_order_of_their_places(owners: list[str], shown: 
         ledger.put(Job(str(number), owner, None, 1, 0.0))
     held = [delivery for _ in range(again) if (delivery := ledger.lease(0.0)) is not None]
     for delivery in held:
-        assert ledger.position(delivery.job.id) is None
+        assert ledger.positions().get(delivery.job.id) is None
         ledger.nack(delivery, delivery.job, 0.0)
     offered = [delivery.job.id for _ in range(shown) if (delivery := ledger.offer()) is not None]
-    places = {str(number): ledger.position(str(number)) for number in range(len(owners))}
+    places = {str(number): ledger.positions().get(str(number)) for number in range(len(owners))}
     assert [places[job_id] for job_id in offered] == [0] * len(offered)
     order = [delivery.job.id for delivery in iter(lambda: ledger.lease(0.0), None)]
     assert [places[job_id] for job_id in order] == list(range(len(offered), len(owners)))
-    assert ledger.position("unknown") is None
+    assert ledger.positions().get("unknown") is None
 
 
 @settings(deadline=None)

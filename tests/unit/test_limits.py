@@ -80,10 +80,18 @@ def test_tokens_are_estimated_first_and_charged_as_used() -> None:
     limit.admit(ANN, 40, 0)
 
 
-def test_an_answer_without_usage_costs_what_was_estimated() -> None:
+def test_an_answer_without_usage_costs_what_was_estimated_and_what_it_produced() -> None:
     limit = limits(Clock(), tokens_per_minute=1000)
-    limit.admit(ANN, 400, 0).ended({"usage": None})
-    assert limit.headers(ANN)["x-ratelimit-remaining-tokens"] == "900"
+    limit.admit(ANN, 400, 0).ended({"usage": None, "output": ["x" * 396]})
+    assert limit.headers(ANN)["x-ratelimit-remaining-tokens"] == "800"
+
+
+def test_a_deep_debt_does_not_keep_other_buckets_from_being_forgotten() -> None:
+    buckets = Buckets()
+    buckets.take("debtor", 10, 0.0, 1_000_000)
+    for number in range(1000):
+        buckets.take(str(number), 600, number * 10.0)
+    assert len(buckets) < 10
 
 
 def test_a_request_larger_than_a_minutes_tokens_needs_a_full_bucket_instead_of_never_passing() -> None:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any
 
 from redis.exceptions import RedisError
@@ -223,9 +223,9 @@ class RedisTransport:
         """See `Transport.queued_of`."""
         return self.jobs.ledger.queued_of(owner)
 
-    def position(self, job_id: str) -> int | None:
-        """See `Transport.position`."""
-        return self.jobs.ledger.position(job_id)
+    def positions(self) -> Mapping[str, int]:
+        """See `Transport.positions`."""
+        return self.jobs.ledger.positions()
 
     @property
     def trouble(self) -> str:

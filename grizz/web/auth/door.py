@@ -143,6 +143,10 @@ class Door:
         """The client's address, behind trusted proxies too."""
         return self._rules.places.address_of(request)
 
+    def is_proxy(self, address: str) -> bool:
+        """Whether many clients come from this address, through a proxy that is trusted."""
+        return self._rules.places.is_proxy(address)
+
     def is_secure(self, request: web.Request) -> bool:
         """Whether the browser sees https."""
         return self._rules.places.is_secure(request)

@@ -94,6 +94,10 @@ class Places:
         """Whether it was sent on this machine, and as far as it says not for somebody else."""
         return is_loopback(request.remote or "") and "X-Forwarded-For" not in request.headers
 
+    def is_proxy(self, address: str) -> bool:
+        """Whether this is the address of a trusted proxy."""
+        return self._is_proxy(_address(address))
+
     def _is_proxy(self, address: _Address | None) -> bool:
         return address is not None and any(address in network for network in self._proxies)
 
