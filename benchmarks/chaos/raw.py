@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from benchmarks.chaos.judge import ENDS, Event, Seen
-from grizz.web.auth import COOKIE
+from grizz.web.auth.door import OWNER_COOKIE
 
 AGAIN_S = 0.2
 HANDSHAKE = (
@@ -184,7 +184,7 @@ class Follower(asyncio.Protocol):
 
     def __init__(self, url: str, owner: str) -> None:
         self._where = _address(url)
-        self._handshake = HANDSHAKE[:-2] + f"Cookie: {COOKIE}={owner}\r\n\r\n".encode()
+        self._handshake = HANDSHAKE[:-2] + f"Cookie: {OWNER_COOKIE}={owner}\r\n\r\n".encode()
         self.on_line = False
         self._ident = ""
         self._transport: asyncio.Transport | None = None

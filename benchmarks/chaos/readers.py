@@ -17,7 +17,7 @@ import aiohttp
 from benchmarks.chaos.fleet import Broken
 from benchmarks.chaos.judge import DELTA, Event, Expected, Seen, words
 from benchmarks.chaos.machine import Slowness
-from grizz.web.auth import COOKIE
+from grizz.web.auth.door import OWNER_COOKIE
 from tests.nodes import Client, Node
 
 # After that long even an answer that trickles must have ended; silence is noticed much earlier.
@@ -35,7 +35,7 @@ class _Line:
 
     def __init__(self, http: aiohttp.ClientSession, owner: str) -> None:
         self.http = http
-        self._headers = {"Cookie": f"{COOKIE}={owner}"} if owner else {}
+        self._headers = {"Cookie": f"{OWNER_COOKIE}={owner}"} if owner else {}
         self._ws: aiohttp.ClientWebSocketResponse | None = None
 
     @contextlib.asynccontextmanager

@@ -8,6 +8,7 @@ from typing import Any
 
 from grizz.config.settings import SECTIONS, TABLES, Settings
 from grizz.config.sources import check
+from grizz.errors import ConfigError
 
 # Who may come in, and how much they may do. All else is built into connections, pools and buffers at the start.
 LIVE = frozenset({"auth", "keys", "limits"}) | {
@@ -48,7 +49,8 @@ def change(old: Settings, new: Settings) -> Change:
 
     Raises:
         ConfigError: what would be in force then is contradictory, though `new` by itself is not: an address that
-            others can reach stays until a restart, and must not lose its accounts before.
+            others can reach stays until a restart, and must not lose its accounts before. Nor may the last account go:
+            a file that was emptied by mistake shall not open the door.
     """
     changed = list(_changed(old, new))
     live = {key for key in changed if is_live(key)}
@@ -68,6 +70,9 @@ def change(old: Settings, new: Settings) -> Change:
     sections |= {table: getattr(new if is_live(table) else old, table) for table in TABLES}
     merged = Settings(**sections)
     check(merged)
+    if old.has_accounts and not merged.has_accounts and not merged.server.allow_anonymous:
+        text = "no [keys.NAME] and no JWT setting is left, which would let everybody in: restart for that"
+        raise ConfigError(f"{text}, or set server.allow_anonymous = true")
     return Change(
         merged, tuple(key for key in changed if key in live), tuple(key for key in changed if key not in live)
     )

@@ -141,3 +141,10 @@ def test_tls_is_not_turned_on_or_off_by_a_reload() -> None:
     changed = change(Settings(), on)
     assert (changed.taken, changed.refused) == (("limits.connections",), ("server.tls_cert_file",))
     assert changed.settings.server.tls_cert_file == ""
+
+
+def test_a_reload_cannot_take_the_last_account_away_unless_everybody_may_come_in() -> None:
+    old = Settings(keys={"alice": KeySettings(hashes=("sha256:" + "0" * 64,))})
+    with pytest.raises(ConfigError, match="would let everybody in"):
+        change(old, Settings())
+    assert change(old, Settings(server=ServerSettings(allow_anonymous=True))).settings.keys == {}
