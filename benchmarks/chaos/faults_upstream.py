@@ -56,7 +56,7 @@ FAULTS = [
     _fault(
         "upstream-stall",
         "model: silent after 10 words; failed, words kept",
-        _victims("[[stall:10]]", kept=10, error="in time"),
+        _victims("[[stall:10]]", kept=10, error="was silent for"),
     ),
     _fault(
         "upstream-cut-early", "model: cut before the first word, once; asked again", _victims("[[cut:0]] [[times:1]]")

@@ -32,9 +32,9 @@ Send = Callable[[Any, bytes], Awaitable[None]]
 
 def broken(how: str) -> None:
     """Break the writer of sockets for one event of one answer, then never again."""
-    from grizz.web.websocket import Connection
+    from grizz.web.writer import Writer
 
-    send: Send = Connection._send
+    send: Send = Writer._send
     silent: list[Any] = []
     deltas: dict[Any, int] = {}
     done: list[Any] = []
@@ -54,7 +54,7 @@ def broken(how: str) -> None:
                     return
         await send(connection, data)
 
-    Connection._send = sabotage  # type: ignore[method-assign, assignment]
+    Writer._send = sabotage  # type: ignore[method-assign, assignment]
 
 
 def muddled(how: str) -> None:
