@@ -152,7 +152,8 @@ class Suite:
             f"{date}: {len(rows)} faults, each while at least {LEAST} answers stream, {answers:,} answers judged, "
             f"in {took_s:.0f} s. For speed, leases last {faults_fleet.SETTINGS['workers__lease_s']} s, "
             f"stalled clients are cut off after {ALONE['server__stall_timeout_s']} s and a silent model is given up "
-            f"after {ALONE['upstream__idle_timeout_s']} s; the breaker of the one model is off. All else is by default.{shared}"
+            f"after {ALONE['upstream__idle_timeout_s']} s; the breaker of the one model is off. "
+            f"All else is by default.{shared}"
         )
         return "\n".join([caption, "", *lines])
 

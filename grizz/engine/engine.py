@@ -15,8 +15,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import orjson
-
 from grizz.core.job import Job
 from grizz.engine.history import History, Scope, Turn
 from grizz.engine.home import Home
@@ -28,7 +26,7 @@ from grizz.engine.reply import Reply
 from grizz.engine.worker import STOPPED, Work
 from grizz.errors import Code, QueueFull, RequestError, TransportClosed
 from grizz.protocol.compose import Composer
-from grizz.protocol.events import Event, response_object
+from grizz.protocol.events import response_object
 from grizz.protocol.items import Item, check_calls_match, with_ids
 from grizz.protocol.reader import usage
 from grizz.protocol.requests import Request
@@ -386,14 +384,6 @@ class Engine:
 def not_found(response_id: str) -> RequestError:
     """The one answer to an id that is unknown, expired or somebody else's."""
     return RequestError(404, Code.RESPONSE_NOT_FOUND, f"Response with id '{response_id}' not found.")
-
-
-def last_event(turn: Turn) -> Event:
-    """The terminal event of a response whose log is gone, under its original number."""
-    status = turn.response["status"]
-    name = f"response.{status if status in ('completed', 'failed') else 'incomplete'}"
-    body = {"type": name, "sequence_number": turn.last_seq, "response": turn.response}
-    return Event(turn.last_seq, name, orjson.dumps(body))
 
 
 def _restarting() -> RequestError:

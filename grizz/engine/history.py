@@ -17,6 +17,7 @@ from typing import Any
 
 import orjson
 
+from grizz.protocol.events import Event
 from grizz.protocol.items import Item
 
 # The outcomes a conversation can go on from; a failed turn is kept for retrieval only.
@@ -79,6 +80,13 @@ class Turn:
         lineage = [turn.id for turn in self.lineage()[:-1]]
         body = {"v": 1, "id": self.id, "owner": self.owner, "lineage": lineage, "last_seq": self.last_seq}
         return orjson.dumps({**body, "input": list(self.input), "response": self.response})
+
+    def last_event(self) -> Event:
+        """The terminal event of a response whose log is gone, under its original number."""
+        status = self.response["status"]
+        name = f"response.{status if status in ('completed', 'failed') else 'incomplete'}"
+        body = {"type": name, "sequence_number": self.last_seq, "response": self.response}
+        return Event(self.last_seq, name, orjson.dumps(body))
 
     def lineage(self) -> list[Turn]:
         """Itself and its ancestors, oldest first."""

@@ -148,6 +148,11 @@ def frame(data: str | bytes) -> dict[str, Any]:
     return parsed
 
 
+def size(data: str | bytes) -> int:
+    """Bytes of a WebSocket message."""
+    return len(data) if data.isascii() or isinstance(data, bytes) else len(data.encode())
+
+
 def check_depth(body: dict[str, Any]) -> None:
     """JSON is read four times as deep as it can be written: what is accepted must be writable, within an event, too.
 

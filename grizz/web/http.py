@@ -10,7 +10,7 @@ from typing import Any
 import orjson
 from aiohttp import web
 
-from grizz.engine.engine import Engine, last_event
+from grizz.engine.engine import Engine
 from grizz.engine.history import Turn
 from grizz.engine.reply import Cursor, Reply
 from grizz.errors import Code, RequestError
@@ -191,7 +191,7 @@ class Api:
         guard = self._watchdog.guard(request.transport)
         try:
             if isinstance(found, Turn):
-                event = last_event(found)
+                event = found.last_event()
                 if event.seq > after:
                     with guard:
                         await response.write(sse.encode(event.type, event.data))

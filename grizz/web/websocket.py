@@ -205,10 +205,13 @@ class Connection:
         """Deliver a response from a number on; the reason for a refusal goes to the client."""
         try:
             position = requests.starting_after(after)
+            reply = self._engine.reply(response_id, self.identity.owner)
+            if reply is not None:
+                self._attach(self._lanes.get(lane_name), reply, response_id, position)
+            else:
+                self._tasks.spawn(self._find_and_attach(response_id, position, lane_name), name=f"attach {response_id}")
         except RequestError as error:
             self._refuse(error, lane_name)
-        else:
-            self._tasks.spawn(self._find_and_attach(response_id, position, lane_name), name=f"attach {response_id}")
 
     async def _find_and_attach(self, response_id: str, after: int, lane_name: str | None) -> None:
         """Deliver a response that may be anywhere; an unknown id opens no lane."""
@@ -239,7 +242,7 @@ class Connection:
             if len(self._tasks) >= _MAX_TASKS:
                 text = f"{len(self._tasks)} requests of this connection are being looked after, which is the limit."
                 raise RequestError(429, Code.WEBSOCKET_QUEUE_FULL, text, retry_after_s=1.0)
-            handler(self, frame, lane_name, len(data) if data.isascii() else len(_bytes(data)))
+            handler(self, frame, lane_name, requests.size(data))
         except RequestError as error:
             self._refuse(error, lane_name)
 
@@ -271,12 +274,7 @@ class Connection:
         if response_id is None:
             text = "'grizz:attach' needs a 'response_id'."
             raise RequestError(400, Code.MISSING_PARAMETER, text, param="response_id")
-        after = requests.starting_after(frame.get("starting_after"))
-        reply = self._engine.reply(response_id, self.identity.owner)
-        if reply is not None:
-            self._attach(self._lanes.get(lane_name), reply, response_id, after)
-        else:
-            self._tasks.spawn(self._find_and_attach(response_id, after, lane_name), name=f"attach {response_id}")
+        self.attach(response_id, frame.get("starting_after"), lane_name)
 
     def _on_detach(self, frame: Frame, lane_name: str | None, size: int) -> None:
         response_id = requests.response_id(frame)
@@ -400,7 +398,3 @@ class Connection:
             lane.cursor = None
         lane.creating = False
         self._start_creates()
-
-
-def _bytes(data: str | bytes) -> bytes:
-    return data.encode() if isinstance(data, str) else data
