@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from grizz import __version__
-from grizz.config import SETTINGS, Loaded, load
+from grizz.config import SETTINGS, Loaded, Settings, load
 from grizz.config.schema import NAME
 from grizz.config.settings import entry
 from grizz.core import api_keys
@@ -51,6 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         loaded = _load(options)
         if options["check_config"]:
+            _check_tokens(loaded.settings)
             print(report(loaded))
     except ConfigError as error:
         print(_complaint(error), file=sys.stderr)
@@ -61,6 +62,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     from grizz.app import serve
 
     return serve(loaded.settings, lambda: _load(options).settings)
+
+
+def _check_tokens(settings: Settings) -> None:
+    """What a start would find wrong with the secret or the file of signing keys.
+
+    Raises:
+        ConfigError: one is of no use.
+    """
+    if settings.auth.jwt_secret or settings.auth.jwt_keys:
+        from grizz.web.auth import Door
+
+        Door(settings)
 
 
 def _dead_letters(arguments: Sequence[str]) -> int:

@@ -362,3 +362,15 @@ def _conflicts(values: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], str
             yield (key,), "a named upstream needs a base URL"
         if key.startswith("keys.") and key.endswith(".hashes") and not value:
             yield (key,), "needs the hash of a key; `python grizz.py new-key` makes one"
+    yield from _shared_hashes(values)
+
+
+def _shared_hashes(values: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], str]]:
+    """A key is its table's: in two, it would be chance whose it is and which limits it has."""
+    first: dict[str, str] = {}
+    for key in sorted(key for key in values if key.startswith("keys.") and key.endswith(".hashes")):
+        for digest in dict.fromkeys(values[key]):
+            other = first.setdefault(digest, key)
+            if other != key:
+                mine, theirs = key.rpartition(".")[0], other.rpartition(".")[0]
+                yield (key, other), f"[{theirs}] and [{mine}] have the same hash, {digest}; keep it in one of them"

@@ -11,6 +11,7 @@ import pytest
 
 from grizz.config import KeySettings
 from grizz.core.api_keys import hash_of, new_key
+from grizz.web.auth.tickets import MAX_TICKETS_PER_USER
 from tests.accounts import ACCOUNTS, ALICE, BOB, bearer
 from tests.conftest import Grizz
 from tests.player import Player, text_of
@@ -71,6 +72,24 @@ async def test_metrics_are_open_to_this_machine_and_not_through_a_proxy(
     for headers, status in (({}, 401), (bearer(ALICE), 200), (bearer("x"), 401)):
         async with http.get(url, headers={"X-Forwarded-For": "203.0.113.9", **headers}) as answer:
             assert answer.status == status
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("Forwarded", "for=203.0.113.9"),
+        ("X-Real-IP", "203.0.113.9"),
+        ("Via", "1.1 proxy"),
+        ("X-Forwarded-Host", "chat.example.com"),
+        ("X-Forwarded-Proto", "https"),
+        ("x-real-ip", ""),
+    ],
+)
+async def test_metrics_are_closed_to_whatever_a_proxy_passed_on(
+    closed: Grizz, http: aiohttp.ClientSession, name: str, value: str
+) -> None:
+    async with http.get(f"{closed.url}/metrics", headers={name: value}) as answer:
+        assert answer.status == 401
 
 
 async def test_a_key_asks_over_http_and_over_a_websocket(closed: Grizz, http: aiohttp.ClientSession) -> None:
@@ -271,6 +290,15 @@ async def test_a_key_is_rotated_without_a_restart_and_its_owner_keeps_what_is_th
         async with http.get(url, headers=bearer(key)) as answer:
             assert answer.status == status
     assert await player.closed() == 1008
+
+
+async def test_one_user_cannot_spend_the_tickets_of_others(closed: Grizz, http: aiohttp.ClientSession) -> None:
+    of_bob = await ticket_of(http, closed, BOB)
+    of_alice = [await ticket_of(http, closed, ALICE) for _ in range(MAX_TICKETS_PER_USER + 1)]
+    await Player.connect(http, f"{closed.ws_url}?ticket={of_bob}")
+    await Player.connect(http, f"{closed.ws_url}?ticket={of_alice[-1]}")
+    with pytest.raises(aiohttp.WSServerHandshakeError, match="401"):
+        await Player.connect(http, f"{closed.ws_url}?ticket={of_alice[0]}")
 
 
 async def test_a_ticket_of_a_key_that_is_gone_is_worthless(closed: Grizz, http: aiohttp.ClientSession) -> None:

@@ -11,7 +11,8 @@ from aiohttp import web
 
 from grizz.config import ServerSettings, Settings
 from grizz.errors import RequestError
-from grizz.web.auth import Door
+from grizz.web.auth import Door, Identity
+from grizz.web.auth.sessions import Sessions
 
 Ask = Callable[..., Awaitable[dict[str, Any]]]
 
@@ -21,11 +22,14 @@ async def ask(http: aiohttp.ClientSession) -> AsyncIterator[Ask]:
     """Send a request through a door, and hear what the door thinks of it; `_` in a header's name is a dash."""
     runners = []
 
-    async def send(server: ServerSettings, *more: tuple[str, str], **headers: str) -> dict[str, Any]:
+    async def send(server: ServerSettings, *more: tuple[str, str], path: str = "/", **headers: str) -> dict[str, Any]:
         door = Door(Settings(server=server))
 
         async def answer(request: web.Request) -> web.Response:
             seen: dict[str, Any] = {"address": door.address_of(request), "secure": door.is_secure(request)}
+            if request.path == "/who":
+                identity = await door.identify(request)
+                return web.json_response({"owner": identity.owner, "limited_as": identity.limited_as})
             for name, check in (("host", door.check_host), ("origin", door.check_origin)):
                 try:
                     check(request)
@@ -35,14 +39,14 @@ async def ask(http: aiohttp.ClientSession) -> AsyncIterator[Ask]:
             return web.json_response(seen)
 
         app = web.Application()
-        app.router.add_get("/", answer)
+        app.router.add_get("/{path:.*}", answer)
         runner = web.AppRunner(app)
         await runner.setup()
         runners.append(runner)
         await web.TCPSite(runner, "127.0.0.1", 0).start()
         port = runner.addresses[0][1]
         named = [(name.replace("_", "-"), text.replace("PORT", str(port))) for name, text in headers.items()]
-        async with http.get(f"http://127.0.0.1:{port}/", headers=[*named, *more]) as reply:
+        async with http.get(f"http://127.0.0.1:{port}{path}", headers=[*named, *more]) as reply:
             seen: dict[str, Any] = await reply.json()
             return seen
 
@@ -203,3 +207,86 @@ async def test_who_is_no_trusted_proxy_is_not_believed(ask: Ask) -> None:
 
 async def test_bound_to_loopback_a_proxy_on_this_machine_is_believed_if_none_is_named(ask: Ask) -> None:
     assert (await ask(LOCAL, X_Forwarded_For="203.0.113.7"))["address"] == "203.0.113.7"
+
+
+# For whom the anonymous are counted
+
+COOKIES = [f"grizz_owner={letter * 43}" for letter in "AB"]
+
+
+@pytest.mark.parametrize(
+    ("address", "limited_as"),
+    [
+        ("203.0.113.7", "address:203.0.113.7"),
+        ("2001:db8:1:2:3:4:5:6", "address:2001:db8:1:2::/64"),
+        ("::ffff:203.0.113.7", "address:203.0.113.7"),
+        ("fe80::1%eth0", "address:fe80::/64"),
+    ],
+)
+async def test_who_makes_up_a_cookie_is_another_owner_and_has_no_other_limits(
+    ask: Ask, address: str, limited_as: str
+) -> None:
+    server = proxied("127.0.0.1", allow_anonymous=True)
+    seen = [await ask(server, path="/who", Cookie=cookie, X_Forwarded_For=address) for cookie in COOKIES]
+    assert [who["limited_as"] for who in seen] == [limited_as, limited_as]
+    assert seen[0]["owner"] != seen[1]["owner"]
+    assert all(who["owner"].startswith("browser:") for who in seen)
+
+
+async def test_without_a_cookie_the_owner_is_the_whole_address_and_limits_are_of_its_network(ask: Ask) -> None:
+    server = proxied("127.0.0.1", allow_anonymous=True)
+    seen = [await ask(server, path="/who", X_Forwarded_For=f"2001:db8:1:2::{number}") for number in (1, 2)]
+    assert [who["owner"] for who in seen] == ["address:2001:db8:1:2::1", "address:2001:db8:1:2::2"]
+    assert {who["limited_as"] for who in seen} == {"address:2001:db8:1:2::/64"}
+
+
+async def test_on_this_machine_each_browser_has_limits_of_its_own(ask: Ask) -> None:
+    for server in (LOCAL, PUBLIC):
+        one, two = [await ask(server, path="/who", Cookie=cookie) for cookie in COOKIES]
+        assert one["limited_as"] == one["owner"] != two["owner"] == two["limited_as"]
+        assert await ask(server, path="/who") == {"owner": "local", "limited_as": "local"}
+
+
+# Who comes in where there are no accounts
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1"])
+async def test_without_accounts_nobody_comes_in_from_elsewhere_unless_that_is_allowed(
+    http: aiohttp.ClientSession, host: str
+) -> None:
+    door = Door(Settings(server=ServerSettings(host=host)))
+    allowed = Door(Settings(server=ServerSettings(host=host, allow_anonymous=True)))
+    somebody = Identity("browser:x")
+    assert allowed.still_valid(somebody)
+    assert not door.still_valid(somebody)
+    app = web.Application()
+
+    async def answer(request: web.Request) -> web.Response:
+        codes = []
+        for each in (door, allowed):
+            try:
+                await each.admit(request)
+                codes.append("ok")
+            except RequestError as error:
+                codes.append(str(error.code))
+        return web.json_response([*codes, await door.access(request)])
+
+    async def begin(request: web.Request) -> web.StreamResponse:
+        with pytest.raises(RequestError, match="."):
+            await Sessions(door).begin(request)
+        return web.json_response("refused")
+
+    app.router.add_get("/{path:.*}", answer)
+    app.router.add_post("/v1/session", begin)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+        for headers, code in (({}, "missing_api_key"), ({"Authorization": "Bearer x"}, "invalid_api_key")):
+            async with http.get(f"{url}/v1/models", headers=headers) as reply:
+                assert await reply.json() == [code, "ok", ["needed", False]]
+            async with http.post(f"{url}/v1/session", headers=headers) as reply:
+                assert await reply.json() == "refused"
+    finally:
+        await runner.cleanup()

@@ -26,7 +26,7 @@ from grizz.web.auth import Door, Identity
 from grizz.web.auth.key_sets import UrlKeySet, parse
 from tests.accounts import SECRET, Signer, bearer, claims_of, key_set, key_set_server, secret_token
 from tests.conftest import Grizz
-from tests.player import Player
+from tests.player import Player, text_of
 
 RSA = Signer("RS256", "rsa")
 CURVE = Signer("ES256", "curve")
@@ -315,10 +315,64 @@ async def test_a_reload_to_another_url_forgets_the_keys_of_the_first() -> None:
         assert checks.still_valid(identity)
         assert one.asked == 1, "the same URL goes on"
         checks.reload(Settings(auth=AuthSettings(jwt_keys=two.url)))
-        assert not checks.still_valid(identity)
         await checks.authenticate(CURVE.token())
+        assert not checks.still_valid(identity)
+        await refusal(checks, RSA.token())
         assert len(tasks) == 1
         await tasks.close(within_s=1)
+
+
+@pytest.mark.parametrize("source", ["url", "file"])
+async def test_the_keys_of_before_stay_until_another_url_has_answered_once(
+    keys_file: Callable[..., str], caplog: pytest.LogCaptureFixture, source: str
+) -> None:
+    caplog.set_level("INFO", "grizz")
+    async with key_set_server(key_set(RSA.jwk())) as one, key_set_server(b"oops") as two:
+        tasks = TaskOwner("test")
+        checks = door(jwt_keys=one.url if source == "url" else keys_file(RSA.jwk()))
+        await checks.start(tasks)
+        identity = await checks.authenticate(RSA.token())
+        checks.reload(Settings(auth=AuthSettings(jwt_keys=two.url)))
+        assert checks.still_valid(identity), "before the first answer"
+        assert "the signing keys of before stay until the new URL has answered" in caplog.messages
+        assert (await refusal(checks, CURVE.token())).status == 503, "it may be signed by a key of the new URL"
+        assert two.asked == 1
+        assert checks.still_valid(identity), "after a bad answer"
+        assert await checks.authenticate(RSA.token()) == identity
+        # From one bad URL to the next: the good keys are still those of the first.
+        checks.reload(Settings(auth=AuthSettings(jwt_keys=one.url + "/none")))
+        assert checks.still_valid(identity)
+        assert await checks.authenticate(RSA.token(pad="not checked before")) == identity
+        two.body = key_set(CURVE.jwk())
+        checks.reload(Settings(auth=AuthSettings(jwt_keys=two.url)))
+        await checks.authenticate(CURVE.token())
+        assert not checks.still_valid(identity)
+        await refusal(checks, RSA.token())
+        await tasks.close(within_s=1)
+
+
+async def test_keys_of_one_issuer_do_not_stay_for_another(keys_file: Callable[..., str]) -> None:
+    async with key_set_server(b"oops") as server:
+        tasks = TaskOwner("test")
+        checks = door(jwt_keys=keys_file(RSA.jwk()), jwt_issuer="https://one")
+        await checks.start(tasks)
+        await checks.authenticate(RSA.token(iss="https://one"))
+        checks.reload(Settings(auth=AuthSettings(jwt_keys=server.url, jwt_issuer="https://two")))
+        assert (await refusal(checks, RSA.token(iss="https://two"))).status == 503
+        await tasks.close(within_s=1)
+
+
+async def test_a_reload_to_a_wrong_url_closes_no_socket(start_grizz, http: aiohttp.ClientSession) -> None:
+    async with key_set_server(key_set(RSA.jwk())) as server:
+        # Connections are looked at every second then.
+        grizz = await start_grizz(auth__jwt_keys=server.url, server__max_age_s=25)
+        player = await Player.connect(http, grizz.ws_url, headers=bearer(RSA.token()))
+        wrong = dataclasses.replace(grizz.app._settings.auth, jwt_keys=server.url + "/none")
+        grizz.app.reload(dataclasses.replace(grizz.app._settings, auth=wrong))
+        await asyncio.sleep(2.5)
+        assert text_of(await player.ask("[[echo:still here]]")) == "still here"
+        async with http.get(f"{grizz.url}/v1/models", headers=bearer(RSA.token())) as answer:
+            assert answer.status == 200
 
 
 async def test_a_token_works_over_http_and_websocket_and_its_end_closes_the_socket(

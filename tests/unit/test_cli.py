@@ -220,3 +220,27 @@ def test_a_missing_part_of_grizz_itself_is_not_taken_for_a_missing_package(tmp_p
     done = launch(tmp_path, program=tmp_path / "grizz.py")
     assert done.returncode == 1
     assert "Traceback" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("environ", "words"),
+    [
+        ({"GRIZZ_AUTH_JWT_KEYS": "none.json"}, 'auth.jwt_keys = "none.json": No such file'),
+        ({"GRIZZ_AUTH_JWT_KEYS": "bad.json"}, 'auth.jwt_keys = "bad.json": not a JSON Web Key Set'),
+        ({"GRIZZ_AUTH_JWT_SECRET": "hunter2"}, "auth.jwt_secret = ***: must have at least 32 characters"),
+    ],
+)
+def test_check_config_finds_what_a_start_finds_wrong_with_signing_keys(run, tmp_path, environ, words):
+    (tmp_path / "bad.json").write_text("{}")
+    done = run("--check-config", **environ)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert words in done.stderr
+    assert "hunter2" not in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("name", ["GRIZZ_AUTH_JWT_SECRET", "GRIZZ_AUTH_JWT_KEYS"])
+def test_check_config_of_good_signing_keys_fetches_nothing_and_ends_well(run, name):
+    value = {"GRIZZ_AUTH_JWT_SECRET": "x" * 32, "GRIZZ_AUTH_JWT_KEYS": "https://login.invalid/keys"}[name]
+    done = run("--check-config", **{name: value})
+    assert (done.returncode, done.stderr) == (0, "")

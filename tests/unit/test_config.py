@@ -489,6 +489,10 @@ def test_the_environment_alone_can_name_tables(tmp_path):
         ('[upstreams]\nbase_url = "http://a"\n', "upstreams.base_url: needs a table with a name"),
         ('[upstreams."A B"]\nbase_url = "http://a"\n', "[upstreams.A B]: must be lower-case letters"),
         ("[keys.a]\n", "keys.a.hashes = []: needs the hash of a key"),
+        (
+            f'[keys.a]\nhashes = ["{HASH}"]\n[keys.b]\nhashes = ["{HASH[:-1]}1", "{HASH}"]\n',
+            f"[keys.a] and [keys.b] have the same hash, {HASH}; keep it in one of them",
+        ),
         ('[keys.a]\nhashes = ["secret"]\n', "must be a list of hashes like sha256:"),
         ('[upstreams.a]\nbase_url = "http://a"\napi_key = "k"\n', "GRIZZ_UPSTREAMS_A_API_KEY"),
         ("upstreams = 1\n", "upstreams: is a section"),

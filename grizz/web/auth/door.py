@@ -1,7 +1,8 @@
 """The door: everything that the rest of the web side asks about who sends a request, and from where.
 
 Without accounts (no [keys.NAME], no JWT setting) each browser is its own owner by a random cookie that the page sets,
-all SDK clients on this machine share one owner, and keys are accepted and ignored. With accounts, an API key or a token
+all SDK clients on this machine share one owner, and keys are accepted and ignored; on other addresses than loopback
+only if `server.allow_anonymous` says so. With accounts, an API key or a token
 is needed for everything but the page's files and the health checks; `server.allow_anonymous` lets those without any in
 as before. What is wrong is refused even then: a typing error must not make somebody anonymous.
 """
@@ -26,7 +27,7 @@ from grizz.web.auth.credentials import MAX_BYTES, Credential, cookie_of, is_upgr
 from grizz.web.auth.identity import Identity, refused
 from grizz.web.auth.key_sets import FileKeySet, KeySet, UrlKeySet
 from grizz.web.auth.keys import Keys
-from grizz.web.auth.places import Places
+from grizz.web.auth.places import Places, client_network
 from grizz.web.auth.tickets import Tickets
 from grizz.web.auth.tokens import Tokens, looks_like_token
 
@@ -57,6 +58,7 @@ class _Rules:
     accounts: bool
     anonymous: bool
     ticket_s: float
+    issuer: str
 
 
 class Door:
@@ -74,7 +76,7 @@ class Door:
         self._now = now
         self._tickets = Tickets()
         self._tasks: TaskOwner | None = None
-        self._rules = self._make_rules(settings)
+        self._rules = self._make_rules(settings, None)
 
     async def start(self, tasks: TaskOwner) -> None:
         """Fetch the keys that sign tokens, if they are behind a URL, and keep fetching; waits at most 5 s."""
@@ -85,23 +87,29 @@ class Door:
     def reload(self, settings: Settings) -> None:
         """From now on go by other settings, all at once; `still_valid` then says whom they no longer know.
 
+        Only the signing keys of before stay until a new URL has answered once, if the issuer is still the same.
         Must run in the event loop when signing keys are behind a URL.
 
         Raises:
             ConfigError: they are of no use; nothing has changed.
         """
-        old, new = self._rules.key_set, self._make_rules(settings)
+        old, new = self._rules.key_set, self._make_rules(settings, self._rules)
         self._rules = new
         if old is new.key_set:
             return
         if isinstance(old, UrlKeySet):
             old.stop()
-        if isinstance(new.key_set, UrlKeySet) and self._tasks is not None:
+        if not isinstance(new.key_set, UrlKeySet):
+            return
+        if new.key_set.keys:
+            extra = {"url": new.key_set.url, "kept": len(new.key_set.keys)}
+            log.info("the signing keys of before stay until the new URL has answered", extra=extra)
+        if self._tasks is not None:
             new.key_set.begin(self._tasks)
 
-    def _make_rules(self, settings: Settings) -> _Rules:
+    def _make_rules(self, settings: Settings, before: _Rules | None) -> _Rules:
         auth = settings.auth
-        key_set = self._key_set(auth)
+        key_set = self._key_set(auth, before)
         uses_tokens = bool(auth.jwt_secret or auth.jwt_keys)
         return _Rules(
             places=Places(settings.server),
@@ -109,17 +117,23 @@ class Door:
             tokens=Tokens(auth, key_set, self._now) if uses_tokens else None,
             key_set=key_set,
             accounts=settings.has_accounts,
-            anonymous=settings.server.allow_anonymous or not settings.has_accounts,
+            anonymous=settings.server.allow_anonymous
+            or (not settings.has_accounts and is_loopback(settings.server.host)),
             ticket_s=auth.ticket_s,
+            issuer=auth.jwt_issuer,
         )
 
-    def _key_set(self, auth: AuthSettings) -> KeySet | None:
+    def _key_set(self, auth: AuthSettings, before: _Rules | None) -> KeySet | None:
         if not auth.jwt_keys:
             return None
         if not auth.jwt_keys.startswith(("http://", "https://")):
             return FileKeySet(auth.jwt_keys)
-        old = self._rules.key_set if hasattr(self, "_rules") else None
-        return old if isinstance(old, UrlKeySet) and old.url == auth.jwt_keys else UrlKeySet(auth.jwt_keys)
+        old = before.key_set if before is not None else None
+        if isinstance(old, UrlKeySet) and old.url == auth.jwt_keys:
+            return old
+        if before is None or old is None or before.issuer != auth.jwt_issuer:  # one issuer's must not sign for another
+            return UrlKeySet(auth.jwt_keys)
+        return UrlKeySet(auth.jwt_keys, old.keys)
 
     # Where from
 
@@ -245,9 +259,13 @@ class Door:
         return rules.anonymous
 
     def issue_ticket(self, identity: Identity) -> tuple[str, float]:
-        """A ticket for one WebSocket of theirs, and for how many seconds it is good."""
-        lasts_s = self._rules.ticket_s
-        return self._tickets.issue(identity, self._now() + lasts_s), lasts_s
+        """A ticket for one WebSocket of theirs, and for how many seconds it is good.
+
+        Raises:
+            RequestError: 503, there are too many.
+        """
+        lasts_s, now = self._rules.ticket_s, self._now()
+        return self._tickets.issue(identity, now + lasts_s, now), lasts_s
 
     def give_cookie(self, request: web.Request, response: web.StreamResponse) -> None:
         """Make this browser an owner of its own, for as long as the browser keeps it.
@@ -271,8 +289,8 @@ class Door:
 
     async def _identify(self, request: web.Request, credential: Credential | None) -> Identity:
         rules = self._rules
-        if not rules.accounts or (credential is None and rules.anonymous):
-            return Identity(self._anonymous(request))
+        if rules.anonymous and (credential is None or not rules.accounts):
+            return self._anonymous(request)
         if credential is None:
             text = "This server wants to know who you are: send 'Authorization: Bearer YOUR_API_KEY'."
             raise refused(text, Code.MISSING_API_KEY)
@@ -297,12 +315,16 @@ class Door:
             return await rules.tokens.verify(text)
         raise refused(_WRONG)
 
-    def _anonymous(self, request: web.Request) -> str:
-        cookie = cookie_of(request, OWNER_COOKIE) or ""
+    def _anonymous(self, request: web.Request) -> Identity:
+        cookie, address = cookie_of(request, OWNER_COOKIE) or "", self.address_of(request)
         if _OWNER_FORM.match(cookie):
-            return "browser:" + hashlib.sha256(cookie.encode()).hexdigest()[:32]
-        address = self.address_of(request)
-        return LOCAL if is_loopback(address) else f"address:{address}"
+            owner = "browser:" + hashlib.sha256(cookie.encode()).hexdigest()[:32]
+        else:
+            owner = LOCAL if is_loopback(address) else f"address:{address}"
+        # Anybody can make up a cookie, and so an owner. That opens nothing that is somebody else's, but must not open
+        # new limits either: for them a client from elsewhere is its address. On this machine all are one house.
+        limited_as = owner if is_loopback(address) else f"address:{client_network(address)}"
+        return Identity(owner, limited_as=limited_as)
 
 
 _WRONG = "This API key or token is not known here."

@@ -17,12 +17,19 @@ class Identity:
         expires_at: when it has to prove itself again, in seconds since the epoch; None for never.
         proof: by what it was known (the hash of a key, or which key signed its token), to ask later whether that
             still counts; "" for the anonymous.
+        limited_as: for whom it is counted, where limits are per user; the owner, if not said otherwise. Never what a
+            client can invent: whoever makes up a new owner for each request must not get new limits each time.
     """
 
     owner: str
     key: str = ""
     expires_at: float | None = None
     proof: str = field(default="", repr=False, compare=False)
+    limited_as: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.limited_as:
+            object.__setattr__(self, "limited_as", self.owner)
 
 
 def refused(text: str, code: Code = Code.INVALID_API_KEY) -> RequestError:

@@ -90,10 +90,13 @@ class KeySet(Protocol):
     """Where signing keys come from.
 
     Attributes:
-        keys: those known now; empty while a URL has not answered yet.
+        keys: those known now.
+        answered: whether these are what the source says. Not while a URL has not answered yet: then they are those
+            from before it was set, or none.
     """
 
     keys: tuple[SigningKey, ...]
+    answered: bool
 
     async def look_again(self) -> None:
         """A token names a key that is not there: it may be new."""
@@ -105,6 +108,8 @@ class FileKeySet:
     Raises:
         ConfigError: it cannot be read, or holds no usable key.
     """
+
+    answered = True
 
     def __init__(self, path: str) -> None:
         try:
@@ -122,11 +127,17 @@ class FileKeySet:
 
 
 class UrlKeySet:
-    """A set behind a URL, fetched every five minutes and when a token names a new key; the old one stays on failure."""
+    """A set behind a URL, fetched every five minutes and when a token names a new key; the old one stays on failure.
 
-    def __init__(self, url: str, pause_s: float = PAUSE_S) -> None:
+    Args:
+        keys: those in force until the URL has answered once. A reload to a URL that is slow or wrong must not throw
+            out everybody whose token is good.
+    """
+
+    def __init__(self, url: str, keys: tuple[SigningKey, ...] = (), pause_s: float = PAUSE_S) -> None:
         self.url = url
-        self.keys: tuple[SigningKey, ...] = ()
+        self.keys = keys
+        self.answered = False
         self._pause_s = pause_s
         self._wanted = asyncio.Event()
         self._tried = asyncio.Event()  # a new one for each fetch
@@ -170,7 +181,7 @@ class UrlKeySet:
                 self._tried.set()
                 self._tried = asyncio.Event()
                 with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(EVERY_S if self.keys else self._pause_s):
+                    async with asyncio.timeout(EVERY_S if self.answered else self._pause_s):
                         await self._wanted.wait()
         finally:
             self._tried.set()
@@ -185,7 +196,7 @@ class UrlKeySet:
             return
         if keys != self.keys:
             log.info("signing keys fetched", extra={"url": self.url, "keys": len(keys)})
-        self.keys = keys
+        self.keys, self.answered = keys, True
 
 
 async def _download(url: str) -> bytes:

@@ -18,6 +18,10 @@ from grizz.errors import Code, RequestError
 
 _PORTS = {"http": 80, "https": 443}
 _LOOPBACK = ("127.0.0.0/8", "::1/128")
+# Any of these says that somebody has passed the request on.
+_PASSED_ON = ("Forwarded", "Via", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "X-Real-IP")
+# What one IPv6 client has at least, and picks its addresses from as it likes.
+_IPV6_CLIENT_BITS = 64
 
 _Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
@@ -92,7 +96,7 @@ class Places:
 
     def is_direct_loopback(self, request: web.Request) -> bool:
         """Whether it was sent on this machine, and as far as it says not for somebody else."""
-        return is_loopback(request.remote or "") and "X-Forwarded-For" not in request.headers
+        return is_loopback(request.remote or "") and not any(name in request.headers for name in _PASSED_ON)
 
     def is_proxy(self, address: str) -> bool:
         """Whether this is the address of a trusted proxy."""
@@ -112,6 +116,15 @@ class Places:
         if not self._is_proxy(_address(request.remote or "")):
             return own
         return _last(request, "X-Forwarded-Proto").lower() or own
+
+
+def client_network(address: str) -> str:
+    """What one client can have: the address, or of an IPv6 one its /64; a text that is no address stays as it is."""
+    found = _address(address)
+    if not isinstance(found, ipaddress.IPv6Address):
+        return address
+    rest = 128 - _IPV6_CLIENT_BITS
+    return str(ipaddress.IPv6Network((int(found) >> rest << rest, _IPV6_CLIENT_BITS)))
 
 
 def _last(request: web.Request, header: str) -> str:

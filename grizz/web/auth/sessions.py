@@ -40,6 +40,7 @@ class Sessions:
         """`POST /v1/session`: the credential of the header as a cookie; without accounts there is nothing to begin."""
         self._door.check_origin(request)
         if not self._door.has_accounts:
+            await self._door.identify(request)
             return json_response({"object": "session", "expires_at": None}, headers=_NO_STORE)
         credential = presented(request)
         if credential is None or credential.source != "header":

@@ -98,7 +98,7 @@ class Tokens:
         if not fitting and algorithm in ("RS256", "ES256") and self._key_set is not None:
             await self._key_set.look_again()
             fitting = self._fitting(algorithm, kid)
-            if not self._key_set.keys:
+            if not fitting and not self._key_set.answered:
                 text = "The keys that sign tokens could not be fetched yet; try again."
                 raise RequestError(503, Code.OVERLOADED, text, retry_after_s=5.0)
         if not fitting:
