@@ -93,6 +93,8 @@ class Limits:
 
     Args:
         keys: the [keys.NAME] tables.
+        max_queued: jobs that may wait in all.
+        slots: jobs that run at the same time.
         now: seconds of any steady clock.
     """
 
@@ -101,9 +103,11 @@ class Limits:
         settings: LimitSettings,
         keys: Mapping[str, KeySettings],
         max_queued: int,
+        slots: int,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         self._max_queued = max_queued
+        self._slots = slots
         self._now = now
         self._connections: Counter[str] = Counter()
         self._running: Counter[str] = Counter()
@@ -172,13 +176,16 @@ class Limits:
             RequestError: 429; nothing was taken.
         """
         now, estimate = self._now(), size // _BYTES_A_TOKEN
+        scopes = self._scopes(identity)
+        if identity.limited_as != identity.owner:
+            # Many owners count as one: all that it has unfinished, beyond what can run, waits.
+            queued = max(queued, self._running[scopes["running"][0]] - self._slots)
         key = self._keys.get(identity.key)
         # Clients of this machine without accounts are all one user, so there is nobody to leave room for.
         share = 0.0 if identity.owner == LOCAL else (key.queue_share if key else 0.0) or self._settings.queue_share
         if share and queued >= math.ceil(share * self._max_queued):
             text = f"You have {queued} requests waiting for a worker, which is your part of the queue."
             raise RequestError(429, Code.RATE_LIMIT, text, retry_after_s=1.0)
-        scopes = self._scopes(identity)
         scope, limit = scopes["running"]
         if limit and self._running[scope] >= limit:
             text = f"You have {self._running[scope]} responses running, and {limit} is the limit; wait for one to end."
@@ -228,7 +235,7 @@ class Limits:
         """By whom it is counted, and the limit: the key's own where it has one, else the user's."""
         key = self._keys.get(identity.key)
         own: int = getattr(key, name) if key is not None else 0
-        return (f"key {identity.key}", own) if own else (identity.owner, of_user)
+        return (f"key {identity.key}", own) if own else (identity.limited_as, of_user)
 
 
 async def submit(

@@ -9,6 +9,7 @@ import aiohttp
 import pytest
 from multidict import CIMultiDictProxy
 
+from tests.accounts import ACCOUNTS, ALICE, BOB, bearer
 from tests.conftest import Grizz
 from tests.player import Player, numbers, text_of
 
@@ -171,24 +172,26 @@ async def test_the_limits_per_user_hold_and_name_themselves(start_grizz, http: a
 
 async def test_connections_are_limited_per_user_and_per_address(start_grizz, http: aiohttp.ClientSession) -> None:
     grizz = await start_grizz(
-        limits__connections_per_user=2, limits__connections_per_address=3, server__trusted_proxies="127.0.0.1"
+        environ=ACCOUNTS,
+        limits__connections_per_user=2,
+        limits__connections_per_address=3,
+        server__trusted_proxies="127.0.0.1",
     )
 
-    def come(user: str) -> Any:
-        headers = {"Cookie": f"grizz_owner={user * 43}", "X-Forwarded-For": "203.0.113.5"}
-        return Player.connect(http, grizz.ws_url, headers=headers)
+    def come(key: str) -> Any:
+        return Player.connect(http, grizz.ws_url, headers={**bearer(key), "X-Forwarded-For": "203.0.113.5"})
 
-    mine = [await come("A") for _ in range(2)]
+    mine = [await come(ALICE) for _ in range(2)]
     with pytest.raises(aiohttp.WSServerHandshakeError, match="429"):
-        await come("A")
-    other = await come("B")
+        await come(ALICE)
+    other = await come(BOB)
     with pytest.raises(aiohttp.WSServerHandshakeError, match="429"):
-        await come("C")
+        await come(BOB)
     await other.ws.close()
     async with asyncio.timeout(5):
         while True:
             try:
-                mine.append(await come("C"))
+                mine.append(await come(BOB))
                 break
             except aiohttp.WSServerHandshakeError:
                 await asyncio.sleep(0.02)

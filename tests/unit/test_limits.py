@@ -26,7 +26,7 @@ class Clock:
 def limits(
     clock: Clock, keys: dict[str, KeySettings] | None = None, max_queued: int = 100, **settings: float
 ) -> Limits:
-    return Limits(LimitSettings(**settings), keys or {}, max_queued, clock)  # type: ignore[arg-type]
+    return Limits(LimitSettings(**settings), keys or {}, max_queued, 2, clock)  # type: ignore[arg-type]
 
 
 def refused(limit: Limits, identity: Identity, size: int = 4, queued: int = 0) -> RequestError:
@@ -120,6 +120,15 @@ def test_one_user_may_fill_its_part_of_the_queue_and_no_more() -> None:
     assert "your part of the queue" in refused(limit, ANN, queued=5).message
     limit.admit(BOB, 4, 8)
     refused(limit, BOB, queued=9)
+
+
+def test_invented_owners_of_one_address_are_limited_as_one() -> None:
+    limit = limits(Clock(), max_queued=10, queue_share=0.5, requests_per_minute=100)
+    invented = [Identity(f"browser:{number}", limited_as="address:203.0.113.5") for number in range(9)]
+    for one in invented[:7]:  # two run, five wait
+        limit.admit(one, 4, 0)
+    assert "your part of the queue" in refused(limit, invented[7]).message
+    assert limit.headers(invented[8])["x-ratelimit-remaining-requests"] == "93"
 
 
 def test_clients_of_this_machine_without_accounts_may_fill_the_queue() -> None:

@@ -22,6 +22,8 @@ from grizz.web.auth.key_sets import KeySet, SigningKey
 MAX_CACHED = 10_000
 # RFC 7518: an HS256 secret is at least as long as the hash. A shorter one can be guessed from any token, offline.
 MIN_SECRET_BYTES = 32
+# The year 33,658: an integer of a token may be larger than a float can be.
+_NEVER = 10**12
 _MAX_SUBJECT = 1024
 
 
@@ -141,7 +143,8 @@ class Tokens:
         # Hashed because owners stand in logs and subjects may be addresses; as JSON because both may hold any letter.
         name = json.dumps([str(claims.get("iss", "")), str(subject)])
         owner = "user:" + hashlib.sha256(name.encode()).hexdigest()[:32]
-        return Identity(owner, expires_at=int(claims["exp"]) + self._auth.jwt_leeway_s, proof=self._proof(key))
+        expires_at = min(int(claims["exp"]), _NEVER) + self._auth.jwt_leeway_s
+        return Identity(owner, expires_at=expires_at, proof=self._proof(key))
 
 
 def _header(token: str) -> dict[str, Any]:
