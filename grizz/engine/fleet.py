@@ -26,6 +26,8 @@ FAULTS = frozenset({"5xx", "connect", "timeout_first", "timeout_idle", "truncate
 # Where another upstream may do better: the operator's key, a model that is not there, a limit that is reached.
 ELSEWHERE = FAULTS | {"401", "403", "404", "429", "busy"}
 _KEY = ("401", "403")
+# An answer to a request that cannot be served: the server lives, which is all that a probe asks.
+_ALIVE = frozenset({"400", "401", "403", "404", "429"})
 
 _BACKOFF_S = 0.5
 _LONGEST_BACKOFF_S = 8.0
@@ -43,6 +45,7 @@ class Ask:
     tries: dict[str, int] = field(default_factory=dict)
     given_up: set[str] = field(default_factory=set)  # asking them once more would not help
     not_before: dict[str, float] = field(default_factory=dict)
+    resent: set[str] = field(default_factory=set)  # where a dropped connection was replaced
     repeats: int = 0
     blocked_since: float | None = None
     error: UpstreamError | None = None
@@ -63,17 +66,26 @@ class Ask:
         if not error.retryable:
             self.given_up.add(member.name)
         pause_s = min(_LONGEST_BACKOFF_S, _BACKOFF_S * 2.0**self.repeats) * random.uniform(0.5, 1.0)
-        self.not_before[member.name] = now + (pause_s if error.retry_after_s is None else 0.0)
+        # Also when the upstream named a time: it may have named none to speak of, and its pause goes beside this one.
+        self.not_before[member.name] = now + pause_s
 
 
 @dataclass(slots=True)
 class Trial:
-    """One request to one upstream. What came of it is told to the fleet once."""
+    """One request to one upstream. What came of it is told to the fleet once.
+
+    Attributes:
+        era: of the member's breaker.
+        sent_at: the loop's time.
+        answered: has content come?
+        silent: none came until the job's time was over, and there was time enough for some.
+    """
 
     member: Member
     era: int
     sent_at: float
     answered: bool = False
+    silent: bool = False
 
 
 class Fleet:
@@ -116,6 +128,8 @@ class Fleet:
     def _admit(self, ask: Ask, member: Member, now: float) -> Trial:
         with self._watching(member):
             member.breaker.allows(now)
+        if member.breaker.state is Circuit.HALF_OPEN:
+            member.probed(now)
         self._taken += 1
         member.taken = self._taken
         if ask.failed_at is not None:
@@ -187,6 +201,24 @@ class Fleet:
 
     # What came of a trial
 
+    def may_resend(self, trial: Trial, ask: Ask) -> bool:
+        """A connection was dropped at once: may the request go out on another one? Once for a job and an upstream.
+
+        No repeat, since a server may drop what it kept open at any time; counted as one in the metrics.
+        """
+        name = trial.member.name
+        if name in ask.resent:
+            return False
+        ask.resent.add(name)
+        self._metrics.upstream_retries.labels(name, "connect").inc()
+        return True
+
+    def opened(self, trial: Trial) -> None:
+        """Its stream has opened; no word has come yet."""
+        breaker = trial.member.breaker
+        if breaker.state is Circuit.HALF_OPEN and breaker.era == trial.era:
+            trial.member.promised(trial.sent_at)
+
     def first_word(self, trial: Trial, model: str, now: float) -> None:
         """The first content came. `model` is a label value."""
         trial.answered = True
@@ -211,9 +243,12 @@ class Fleet:
         self._count(trial, error.result)
         if error.retry_after_s and error.retryable:
             member.pause(error.retry_after_s, now)
-        if error.result in FAULTS:
+        if error.result in FAULTS or trial.silent:
             with self._watching(member):
                 member.breaker.failed(now, trial.era)
+        elif error.result in _ALIVE:
+            with self._watching(member):
+                member.breaker.answered(now, trial.era)
         else:
             self._forgive(trial)
         operators = error.result in _KEY or error.code is Code.INSUFFICIENT_QUOTA

@@ -68,6 +68,7 @@ class Member:
         self.taken = 0  # when it was last chosen: a count, not a time
         self.paused_until = 0.0
         self.complained_at = -math.inf
+        self._probe_until = -math.inf
         self.breaker = Breaker(
             threshold=terms.breaker_failures,
             first_s=terms.breaker_first_s,
@@ -89,6 +90,17 @@ class Member:
         """It asked to be left alone, by any job."""
         self.paused_until = max(self.paused_until, now + min(seconds, _LONGEST_PAUSE_S))
 
+    def probed(self, now: float) -> None:
+        """A probe was sent. Others wait for what comes of it, as long as for a rest."""
+        self._probe_until = now + REST_PATIENCE_S
+
+    def promised(self, sent_at: float) -> None:
+        """The probe's stream has opened: the server lives, and others wait for its first word as long as the probe.
+
+        Not closed yet: a server that loads a model or hangs behind a proxy may say 200 long before it says a word.
+        """
+        self._probe_until = sent_at + self.terms.first_token_timeout_s
+
     def has(self, model: str) -> bool:
         """May it be asked for this model?"""
         return not self.terms.models or model in self.terms.models
@@ -107,7 +119,8 @@ class Member:
         if rest_s > 0:
             return Obstacle(f"rests for {math.ceil(rest_s)} s {failures}", rest_s, REST_PATIENCE_S)
         if self.breaker.state is Circuit.HALF_OPEN:
-            return Obstacle(f"is being tried again {failures}", _LOOK_AGAIN_S, REST_PATIENCE_S)
+            patience_s = math.inf if now < self._probe_until else REST_PATIENCE_S
+            return Obstacle(f"is being tried again {failures}", _LOOK_AGAIN_S, patience_s)
         return None
 
     def named(self, error: UpstreamError) -> UpstreamError:

@@ -31,12 +31,22 @@ class Models:
         self._default = default
 
     async def default(self) -> str:
-        """The model that answers when none is named; "" when there is none to be found."""
+        """The model that answers when none is named; "" when there is none to be found.
+
+        All upstreams are asked at the same time, and none is waited for once a better one has said. While there is no
+        default this takes as long as the slowest, and then nothing for `_KEEP_FAILURE_S`.
+
+        Cancel-safe.
+        """
         if not self._default:
-            for one in self._lists:
-                if listed := await one.get():
-                    self._default = listed[0]["id"]
-                    break
+            async with asyncio.TaskGroup() as group:
+                asking = [group.create_task(one.get(), name=f"models of {one.owner}") for one in self._lists]
+                for task in asking:
+                    if listed := await task:
+                        self._default = listed[0]["id"]
+                        break
+                for task in asking:
+                    task.cancel()
         return self._default
 
     async def list(self) -> Listed:

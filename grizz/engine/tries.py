@@ -93,8 +93,9 @@ class Tries:
         try:
             async with (
                 asyncio.timeout_at(min(first_by, ask.deadline)) as scope,
-                trial.member.upstream.open(self._body(trial)) as chunks,
+                trial.member.upstream.open(self._body(trial), lambda: self._fleet.may_resend(trial, ask)) as chunks,
             ):
+                self._fleet.opened(trial)
                 async for data in chunks:
                     if self._is_stopped() or scope.expired():
                         raise asyncio.CancelledError
@@ -135,5 +136,8 @@ class Tries:
         if early:
             text = f"the upstream sent no word within {trial.member.terms.first_token_timeout_s:g} s"
             return UpstreamError(Code.SERVER_ERROR, text, result="timeout_first", retryable=True)
+        # A job whose time was nearly over when it came here says nothing about the upstream.
+        fair_s = min(trial.member.terms.first_token_timeout_s, self._job_timeout_s) / 2
+        trial.silent = not trial.answered and asyncio.get_running_loop().time() - trial.sent_at >= fair_s
         text = f"the upstream did not finish the answer within the job's {self._job_timeout_s:g} s"
         return UpstreamError(Code.SERVER_ERROR, text, result="timeout_total")

@@ -129,7 +129,7 @@ class Reader:
     def _rest(self, delta: dict[str, Any]) -> None:
         """Everything but plain content: reasoning, refusals, tool calls."""
         thought = delta.get("reasoning_content") or delta.get("reasoning")
-        if isinstance(thought, str):
+        if isinstance(thought, str) and thought:  # some servers send an empty one beside each piece of text
             self.tokens += 1
             self._composer.reasoning(thought)
         if delta.get("refusal"):
@@ -141,6 +141,9 @@ class Reader:
             self._tool_call(0, 0, None, delta["function_call"])
 
     def _tool_call(self, index: int | None, position: int, call_id: str | None, function: dict[str, Any]) -> None:
+        arguments = function.get("arguments")
+        if not (call_id or function.get("name") or arguments):  # says nothing, and begins no call
+            return
         if index is None:  # some servers send whole calls without one
             index = len(self._calls) if call_id else position
         if type(index) is not int:
@@ -151,7 +154,6 @@ class Reader:
             call.call_id = _text(call_id)
         if function.get("name") and not call.name:
             call.name = _text(function["name"])
-        arguments = function.get("arguments")
         if arguments:
             call.waiting.append(arguments if isinstance(arguments, str) else orjson.dumps(arguments).decode())
         if call.name and (call.call_id or call.waiting):

@@ -7,7 +7,7 @@ An adapter opens one request and hands out the raw bytes of its event stream; wh
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol
 
@@ -29,10 +29,13 @@ class Upstream(Protocol):
     def full(self) -> bool:
         """Is it answering as many as it may? One more would have to wait."""
 
-    def open(self, body: dict[str, Any]) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
+    def open(
+        self, body: dict[str, Any], may_resend: Callable[[], bool]
+    ) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
         """Start one Chat Completions stream; leaving the block closes it, also half-way.
 
-        Tries once: the worker decides about another try.
+        Tries once: the worker decides about another try. A connection that breaks at once may be a pooled one that
+        had been dropped; `may_resend`, asked each time, says whether to send the request once more.
 
         Raises:
             UpstreamError: from entering the block or from iterating.

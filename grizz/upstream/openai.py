@@ -8,7 +8,7 @@ worker, which alone knows whether a client has seen anything yet.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from typing import Any
 from urllib.parse import urlsplit
@@ -83,14 +83,14 @@ class OpenAIUpstream:
         return self._places.locked()
 
     @asynccontextmanager
-    async def open(self, body: dict[str, Any]) -> AsyncIterator[AsyncIterator[bytes]]:
+    async def open(self, body: dict[str, Any], may_resend: Callable[[], bool]) -> AsyncIterator[AsyncIterator[bytes]]:
         """See `Upstream.open`."""
         await self._take_place()
         self._busy += 1
         try:
             with _Translating(self):
                 async with AsyncExitStack() as stack:
-                    yield self._read((await self._begin(stack, body)).iter_bytes())
+                    yield self._read((await self._begin(stack, body, may_resend)).iter_bytes())
         finally:
             self._busy -= 1
             self._places.release()
@@ -105,8 +105,13 @@ class OpenAIUpstream:
             )
             raise UpstreamError(Code.SERVER_ERROR, text, result="busy") from None
 
-    async def _begin(self, stack: AsyncExitStack, body: dict[str, Any]) -> AsyncAPIResponse[Any]:
+    async def _begin(
+        self, stack: AsyncExitStack, body: dict[str, Any], may_resend: Callable[[], bool]
+    ) -> AsyncAPIResponse[Any]:
         """Send the request; once more, at once, if it went into a pooled connection that had been dropped.
+
+        Whether it was a pooled one is not to be seen from here, so a server that breaks at each request may look the
+        same: that is why `may_resend` is asked.
 
         aiohttp does so by itself, but only for methods that change nothing. A chat request does neither: what of it
         reached the server is not read by anybody.
@@ -116,7 +121,7 @@ class OpenAIUpstream:
         try:
             return await stack.enter_async_context(self._create(body))
         except openai.APIConnectionError as error:
-            if not _was_dropped(error) or loop.time() - sent_at > _STALE_S:
+            if not _was_dropped(error) or loop.time() - sent_at > _STALE_S or not may_resend():
                 raise
         return await stack.enter_async_context(self._create(body))
 

@@ -161,3 +161,61 @@ async def test_neither_the_address_nor_the_key_of_an_upstream_is_shown_to_client
         async with running({"main": {"base_url": url, "api_key": key}}, **ONCE) as grizz:
             shown = await message_of(await grizz.player())
             assert shown == "upstream 'main' answered 500: key … is bad at …/chat for …"
+
+
+async def test_a_server_that_breaks_at_each_request_gets_one_more_than_a_job_may_try() -> None:
+    async def behave(call: Call) -> None:
+        call.hang_up()
+
+    async with raw_upstream(behave) as (raw, url):
+        async with running({"main": {"base_url": url}}, upstream__max_retries=2) as grizz:
+            assert await message_of(await grizz.player()) == "upstream 'main' dropped the connection"
+            assert raw.requests == 1 + 2 + 1
+            assert await grizz.metric("grizz_upstream_retries_total", upstream="main", reason="connect") == 2 + 1
+
+
+async def test_a_retry_after_of_nothing_does_not_take_the_pause_between_tries_away() -> None:
+    moments: list[float] = []
+
+    async def behave(call: Call) -> None:
+        moments.append(asyncio.get_running_loop().time())
+        await call.status("503 Busy", b"{}", "Retry-After: 0")
+
+    async with raw_upstream(behave) as (_, url):
+        async with running({"main": {"base_url": url}}, upstream__max_retries=2) as grizz:
+            await message_of(await grizz.player())
+            assert len(moments) == 3
+            assert moments[1] - moments[0] >= 0.24
+            assert moments[2] - moments[1] >= 0.49
+
+
+async def test_silence_until_the_end_of_the_jobs_time_counts_against_the_upstream() -> None:
+    async with raw_upstream(silent) as (_, url):
+        upstreams = {"main": {"base_url": url, "breaker_failures": 2, "breaker_first_s": 60}}
+        async with running(upstreams, workers__job_timeout_s=0.4) as grizz:
+            player = await grizz.player()
+            for _ in range(2):
+                assert await grizz.breaker("main") == "closed"
+                await message_of(player)
+            assert await requests(grizz, "timeout_total") == 2
+            assert await grizz.breaker("main") == "open"
+
+
+async def test_who_is_asked_when_the_jobs_time_is_nearly_over_is_not_blamed_for_it() -> None:
+    async with raw_upstream(silent) as (_, one), raw_upstream(silent) as (late, two):
+        upstreams = {
+            "main": {"base_url": one, "first_token_timeout_s": 2},
+            "late": {"base_url": two, "priority": 2, "breaker_failures": 1},
+        }
+        async with running(upstreams, workers__job_timeout_s=3) as grizz:
+            await message_of(await grizz.player())
+            assert late.requests == 1
+            assert await grizz.metric("grizz_upstream_requests_total", upstream="late", result="timeout_total") == 1
+            assert await grizz.breaker("late") == "closed"
+
+
+async def test_an_answer_that_is_too_long_for_its_job_does_not_count_against_the_upstream() -> None:
+    async with running({"main": {"breaker_failures": 1}}, workers__job_timeout_s=0.5) as grizz:
+        await message_of(await grizz.player(), "[[words:1000]] [[rate:50]]")
+        assert await requests(grizz, "timeout_total") == 1
+        assert await grizz.breaker("main") == "closed"
