@@ -137,9 +137,9 @@ class UpstreamSettings:
     first_token_timeout_s: float = setting(60.0, "longest time to the first word of an answer", low=0.1)
     idle_timeout_s: float = setting(60.0, "longest silence before and within an answer", low=0.1)
     max_connections: int = setting(1000, "most requests to it at the same time", low=1, high=100_000)
-    breaker_failures: int = setting(5, "failures in a row, within a minute, after which it rests", low=1)
-    breaker_first_s: float = setting(2.0, "its shortest rest; each one is longer, until it answers", low=0.1)
-    breaker_longest_s: float = setting(60.0, "its longest rest", low=0.1)
+    breaker_failures: int = setting(10, "failures in a row, within a minute, after which it rests", low=1)
+    breaker_first_s: float = setting(1.0, "its shortest rest; each one is longer, until it answers", low=0.1)
+    breaker_longest_s: float = setting(30.0, "its longest rest", low=0.1)
     max_tokens_field: str = setting(
         "max_tokens", "what the API calls the limit of tokens", choices=("max_tokens", "max_completion_tokens")
     )

@@ -17,7 +17,7 @@ from functools import partial
 from grizz.core.breaker import Circuit
 from grizz.engine.member import PAUSE_PATIENCE_S, Member
 from grizz.errors import Code, UpstreamError
-from grizz.telemetry.metrics import Metrics
+from grizz.telemetry.metrics import RETRY_REASONS, Metrics
 
 log = logging.getLogger(__name__)
 
@@ -144,7 +144,7 @@ class Fleet:
         extra = {"response": ask.response_id, "upstream": member.name, "failed": failed.name, "result": result}
         if member is failed:
             reason = result.split("_")[0]
-            reason = reason if reason in ("429", "timeout", "connect") else "5xx"
+            reason = reason if reason in RETRY_REASONS else "5xx"
             self._metrics.upstream_retries.labels(member.name, reason).inc()
             log.info("upstream is tried again", extra=extra)
         else:

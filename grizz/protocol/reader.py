@@ -98,7 +98,7 @@ class Reader:
         """
         if self._finish_reason is None:
             raise UpstreamError(
-                Code.SERVER_ERROR, "the upstream's stream ended early", result="truncated", retryable=True
+                Code.SERVER_ERROR, "the upstream ended its stream early", result="truncated", retryable=True
             )
         for kind, text in self._think.close():
             self._say(kind, text, None)

@@ -34,7 +34,7 @@ UPSTREAM_RESULTS = (
     *("2xx", "400", "401", "403", "404", "429", "5xx", "connect", "busy", "truncated", "too_long", "cancelled"),
     *("timeout_first", "timeout_idle", "timeout_total"),
 )
-RETRY_REASONS = ("429", "5xx", "timeout", "connect")
+RETRY_REASONS = ("429", "5xx", "timeout", "connect", "truncated")
 BREAKER_STATES = ("closed", "open", "half_open")
 CONNECT_RESULTS = ("accepted", "origin", "auth", "capacity", "bad")
 CLOSE_CODES = ("1000", "1001", "1006", "1008", "1009", "1011", "1012", "1013", "other")
