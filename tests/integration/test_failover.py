@@ -78,8 +78,9 @@ async def test_when_all_fail_each_is_tried_once_and_the_repeats_are_bounded_toge
         player = await grizz.player()
         failed = (await player.ask("[[error:500]] [[retry-after:0]]"))[-1]["response"]
         assert failed["error"]["code"] == "server_error"
-        assert failed["error"]["message"].startswith("upstream 'main' answered 500: ")
-        assert grizz.asked() == {"main": 2, "backup": 1}
+        assert "' answered 500: " in failed["error"]["message"]
+        # Which of them is asked again is up to the length of their pauses.
+        assert sorted(grizz.asked().values()) == [1, 2]
 
 
 async def test_a_refused_key_is_shown_to_the_operator_and_named_to_the_client(caplog) -> None:
