@@ -140,15 +140,16 @@ class OpenAIUpstream:
         except TimeoutError:
             text = f"the upstream did not list its models within {_LIST_MODELS_S:g} s"
             raise UpstreamError(Code.SERVER_ERROR, text, result="timeout_total") from None
-        return [
-            {
-                "id": model.id,
-                "object": "model",
-                "created": int(getattr(model, "created", 0) or 0),
-                "owned_by": str(getattr(model, "owned_by", "") or self.name),
-            }
-            for model in page.data or ()
-        ]
+        try:
+            return [self._described(model) for model in page.data or ()]
+        except (AttributeError, TypeError, ValueError) as error:
+            text = "the upstream's list of models is of another shape"
+            raise UpstreamError(Code.SERVER_ERROR, text, result="truncated") from error
+
+    def _described(self, model: Any) -> dict[str, Any]:
+        created = int(getattr(model, "created", 0) or 0)
+        owner = str(getattr(model, "owned_by", "") or self.name)
+        return {"id": model.id, "object": "model", "created": created, "owned_by": owner}
 
     def discreet(self, text: str) -> str:
         """See `Upstream.discreet`."""

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import aiohttp
 import pytest
+from aiohttp import web
 
+from grizz.errors import UpstreamError
+from grizz.upstream.openai import OpenAIUpstream
 from tests.conftest import Grizz
 from tests.player import Player, numbers, text_of
 
@@ -176,3 +180,24 @@ async def test_what_the_upstream_says_of_a_prompt_does_not_reach_the_log(
     assert "my-secret-text" in failed[-1]["response"]["error"]["message"]
     assert "upstream failed" in caplog.text
     assert not any("my-secret-text" in str(vars(record)) for record in caplog.records)
+
+
+@pytest.mark.parametrize("body", [b"[]", b'{"data": [{"name": "x"}]}', b'{"data": 5}', b"{}"])
+async def test_a_list_of_models_of_another_shape_is_an_error_of_the_upstream_or_empty(
+    body: bytes, aiohttp_server: Any
+) -> None:
+    async def models(_: web.Request) -> web.Response:
+        return web.Response(body=body, content_type="application/json")
+
+    app = web.Application()
+    app.router.add_get("/v1/models", models)
+    url = str((await aiohttp_server(app)).make_url("/v1"))
+    upstream = OpenAIUpstream(
+        name="odd", base_url=url, api_key="k", connect_timeout_s=1, idle_timeout_s=5, max_connections=1
+    )
+    try:
+        assert await upstream.models() == []
+    except UpstreamError as error:
+        assert "another shape" in error.message
+    finally:
+        await upstream.close()
