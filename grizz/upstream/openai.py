@@ -137,16 +137,17 @@ class OpenAIUpstream:
             with _Translating(self):
                 async with asyncio.timeout(_LIST_MODELS_S):
                     page = await self._client.models.list()
+            return [self._described(model) for model in page.data or ()]
         except TimeoutError:
             text = f"the upstream did not list its models within {_LIST_MODELS_S:g} s"
             raise UpstreamError(Code.SERVER_ERROR, text, result="timeout_total") from None
-        try:
-            return [self._described(model) for model in page.data or ()]
         except (AttributeError, TypeError, ValueError) as error:
             text = "the upstream's list of models is of another shape"
             raise UpstreamError(Code.SERVER_ERROR, text, result="truncated") from error
 
     def _described(self, model: Any) -> dict[str, Any]:
+        if not isinstance(model.id, str):
+            raise TypeError("a model without a name")
         created = int(getattr(model, "created", 0) or 0)
         owner = str(getattr(model, "owned_by", "") or self.name)
         return {"id": model.id, "object": "model", "created": created, "owned_by": owner}
