@@ -69,7 +69,7 @@ FAULTS = [
     _fault(
         "upstream-eof",
         "model: ends without an end; failed, words kept",
-        _victims("[[eof:10]]", kept=10, error="ended early"),
+        _victims("[[eof:10]]", kept=10, error="ended its stream early"),
     ),
     _fault(
         "upstream-garbage",
