@@ -148,11 +148,6 @@ class Pool:
         if run is not None and run.delivery.token == delivery.token:
             run.abandon()
 
-    def stop_all(self, cause: Cause) -> None:
-        """Stop every run; each still publishes its terminal event."""
-        for run in list(self._runs.values()):
-            run.stop(cause)
-
     async def _lease(self) -> None:
         while True:
             await self._slots.acquire()
