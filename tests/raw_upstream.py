@@ -68,11 +68,19 @@ class RawUpstream:
     def __init__(self, behave: Callable[[Call], Awaitable[None]]) -> None:
         self.requests = 0
         self.connections = 0
+        self.open = 0
         self._behave = behave
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One connection."""
         self.connections += 1
+        self.open += 1
+        try:
+            await self._serve(reader, writer)
+        finally:
+            self.open -= 1
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         of_connection = 0
         with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
             while not writer.is_closing():

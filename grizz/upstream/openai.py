@@ -1,23 +1,24 @@
 """Any OpenAI-compatible Chat Completions API, through the openai package.
 
-The package opens the request (URL, auth, proxies, error bodies); the stream is read raw, since its chunk objects cost
-10 to 40 times more than our own splitting and orjson (docs/architecture.md). It does not retry: one place does, the
-worker, which alone knows whether a client has seen anything yet.
+The package opens the request (URL, auth, errors); the stream is read raw, since its chunk objects cost 10 to 40 times
+more than our own splitting and orjson (docs/architecture.md). It does not retry: one place does, the worker, which
+alone knows whether a client has seen anything yet.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, closing
 from typing import Any
 from urllib.parse import urlsplit
 
 import aiohttp
 import openai
-from openai import AsyncAPIResponse, AsyncOpenAI, DefaultAioHttpClient, Timeout
+from openai import AsyncAPIResponse, AsyncOpenAI, DefaultAsyncHttpxClient
 
 from grizz.errors import Code, UpstreamError
+from grizz.upstream.http import AiohttpTransport, Body
 from grizz.upstream.retry_after import retry_after_s
 
 # Within so many seconds of sending, a connection that breaks before any answer was a pooled one that the server had
@@ -57,16 +58,16 @@ class OpenAIUpstream:
         self._places = asyncio.Semaphore(max_connections)
         self._busy = 0
         self._hidden = _hidden(base_url, api_key)
-        timeout = Timeout(idle_timeout_s, connect=connect_timeout_s, pool=connect_timeout_s)
-        limits = openai.DEFAULT_CONNECTION_LIMITS
         # One more than may be asked at a time, for the list of models: nobody ever waits for the pool itself.
-        limits = type(limits)(max_connections=max_connections + 1, keepalive_expiry=30.0)
+        transport = AiohttpTransport(
+            connect_timeout_s=connect_timeout_s, idle_timeout_s=idle_timeout_s, max_connections=max_connections + 1
+        )
         self._client = AsyncOpenAI(
             api_key=api_key,
             base_url=base_url,
             max_retries=0,
-            timeout=timeout,
-            http_client=DefaultAioHttpClient(limits=limits, timeout=timeout),
+            timeout=None,
+            http_client=DefaultAsyncHttpxClient(transport=transport, timeout=None),
         )
 
     def __repr__(self) -> str:
@@ -90,7 +91,8 @@ class OpenAIUpstream:
         try:
             with _Translating(self):
                 async with AsyncExitStack() as stack:
-                    yield self._read((await self._begin(stack, body, may_resend)).iter_bytes())
+                    response = (await self._begin(stack, body, may_resend)).http_response.extensions["aiohttp"]
+                    yield self._read(stack.enter_context(closing(Body(response, self._idle_timeout_s))))
         finally:
             self._busy -= 1
             self._places.release()
@@ -120,7 +122,7 @@ class OpenAIUpstream:
         sent_at = loop.time()
         try:
             return await stack.enter_async_context(self._create(body))
-        except openai.APIConnectionError as error:
+        except aiohttp.ClientError as error:
             if not _was_dropped(error) or loop.time() - sent_at > _STALE_S or not may_resend():
                 raise
         return await stack.enter_async_context(self._create(body))
@@ -162,11 +164,11 @@ class OpenAIUpstream:
         """See `Upstream.close`."""
         await self._client.close()
 
-    async def _read(self, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    async def _read(self, body: Body) -> AsyncIterator[bytes]:
         # Translated here, not only around `open`: the reader's own errors must not pass as the upstream's.
         with _Translating(self):
-            async for chunk in chunks:
-                yield chunk
+            while data := await body.read():
+                yield data
 
     def of_network(self, error: BaseException) -> UpstreamError:
         """What a failure below HTTP comes to."""
@@ -174,7 +176,7 @@ class OpenAIUpstream:
         result = "connect"
         if _any(causes, aiohttp.ConnectionTimeoutError):
             text = f"the upstream accepted no connection within {self._connect_timeout_s:g} s"
-        elif _any(causes, aiohttp.ServerTimeoutError) or _is_timeout(causes):
+        elif _any(causes, aiohttp.ServerTimeoutError):
             text, result = f"the upstream was silent for {self._idle_timeout_s:g} s", "timeout_idle"
         elif _any(causes, aiohttp.ClientConnectorError):
             text = "the upstream could not be reached"
@@ -207,10 +209,7 @@ def _hidden(base_url: str, api_key: str) -> list[str]:
 
 
 def _is_network(error: BaseException) -> bool:
-    if isinstance(error, openai.APIConnectionError | aiohttp.ClientError):
-        return True
-    # httpx or its fork, whichever the openai package is built on; named by its module so neither is imported here.
-    return type(error).__module__.split(".")[0] in ("httpx", "httpx2", "httpcore", "httpcore2")
+    return isinstance(error, openai.APIConnectionError | aiohttp.ClientError)
 
 
 def _causes(error: BaseException | None) -> Any:
@@ -222,13 +221,6 @@ def _causes(error: BaseException | None) -> Any:
 
 def _any(causes: list[BaseException], *kinds: type[BaseException]) -> bool:
     return any(isinstance(cause, kinds) for cause in causes)
-
-
-def _is_timeout(causes: list[BaseException]) -> bool:
-    """A real timeout; the HTTP layer also calls a lost pooled connection one, so look at what is underneath."""
-    if _any(causes, aiohttp.ClientConnectionError):
-        return False
-    return _any(causes, TimeoutError, openai.APITimeoutError)
 
 
 def _was_dropped(error: BaseException) -> bool:

@@ -1,0 +1,145 @@
+"""HTTP for the openai package: aiohttp, with the body of a response at hand for whoever reads a stream of tokens.
+
+The package's own aiohttp transport hides it below two generators, and moves a timer at each read; for a stream of
+tokens that costs as much as the reading itself (measured in docs/architecture.md).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import aiohttp
+import httpx2
+
+# What of an error's body is read; a broken one may have no end.
+_MAX_ERROR = 64 * 1024
+# aiohttp decodes the body, so what describes its form on the wire is not passed on.
+_OF_WIRE = (b"content-encoding", b"content-length", b"transfer-encoding")
+# After a standstill of the process timers may run before what came meanwhile is read: seconds it gets then.
+_GRACE_S = 0.1
+
+
+class AiohttpTransport(httpx2.AsyncBaseTransport):
+    """Sends requests through one aiohttp session; its errors pass as they are.
+
+    A response that is no error holds its `aiohttp.ClientResponse` as `extensions["aiohttp"]`; an error has its body
+    read, as far as it comes, so that none is left open and the status counts even if the body breaks off.
+
+    Args:
+        connect_timeout_s: seconds to a connection.
+        idle_timeout_s: seconds to the headers, and between two reads.
+        max_connections: open at a time.
+    """
+
+    def __init__(self, *, connect_timeout_s: float, idle_timeout_s: float, max_connections: int) -> None:
+        self._timeout = aiohttp.ClientTimeout(sock_connect=connect_timeout_s, sock_read=idle_timeout_s)
+        self._max_connections = max_connections
+        self._ssl = httpx2.create_ssl_context()
+        self._session: aiohttp.ClientSession | None = None
+
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        """Send it, and return once the headers are there.
+
+        Raises:
+            aiohttp.ClientError: no answer came.
+
+        Cancel-safe: a cancelled caller leaves no connection behind.
+        """
+        response = await self._opened().request(
+            request.method,
+            str(request.url),
+            headers=request.headers,
+            data=await request.aread(),
+            allow_redirects=False,
+            timeout=self._timeout,
+            server_hostname=request.extensions.get("sni_hostname"),
+        )
+        headers = [pair for pair in response.raw_headers if pair[0].lower() not in _OF_WIRE]
+        if response.status >= 400:
+            return httpx2.Response(response.status, headers=headers, content=await _body_of_error(response))
+        extensions = {"aiohttp": response}
+        return httpx2.Response(response.status, headers=headers, stream=_Stream(response), extensions=extensions)
+
+    def _opened(self) -> aiohttp.ClientSession:
+        # Late, since a session belongs to the loop that runs when it is made.
+        if self._session is None:
+            connector = aiohttp.TCPConnector(limit=self._max_connections, keepalive_timeout=30.0, ssl=self._ssl)
+            jar = aiohttp.DummyCookieJar()
+            self._session = aiohttp.ClientSession(connector=connector, cookie_jar=jar, trust_env=True)
+        return self._session
+
+    async def aclose(self) -> None:
+        """Close pooled connections."""
+        if self._session is not None:
+            await self._session.close()
+
+
+class _Stream(httpx2.AsyncByteStream):
+    """A body for those who read it through httpx2."""
+
+    def __init__(self, response: aiohttp.ClientResponse) -> None:
+        self._response = response
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        async for data in self._response.content.iter_any():
+            yield data
+
+    async def aclose(self) -> None:
+        self._response.release()
+
+
+async def _body_of_error(response: aiohttp.ClientResponse) -> bytes:
+    body = b""
+    try:
+        async for data in response.content.iter_any():
+            body += data
+            if len(body) > _MAX_ERROR:
+                break
+    except aiohttp.ClientError:
+        return b""
+    finally:
+        response.release()
+    return body
+
+
+class Body:
+    """The body of a streamed response, read as it comes.
+
+    Takes over the watch for silence from aiohttp, whose timer is cancelled and made anew at each read. `close` ends it.
+    """
+
+    def __init__(self, response: aiohttp.ClientResponse, idle_timeout_s: float) -> None:
+        self._content = response.content
+        self._idle_timeout_s = idle_timeout_s
+        self._loop = asyncio.get_running_loop()
+        self._read_at = self._loop.time()
+        self._late = False
+        if response.connection is not None and response.connection.protocol is not None:
+            # The timer that runs ends with the next read, and until then it is right.
+            response.connection.protocol.read_timeout = None
+        self._timer = self._loop.call_later(idle_timeout_s, self._check)
+
+    async def read(self) -> bytes:
+        """What has come, once something has; nothing at the end.
+
+        Raises:
+            aiohttp.ClientError: it broke off, or was silent for too long.
+
+        Cancel-safe: nothing that was read is lost.
+        """
+        data = await self._content.readany()
+        self._read_at = self._loop.time()
+        return data
+
+    def close(self) -> None:
+        """Watch no more."""
+        self._timer.cancel()
+
+    def _check(self) -> None:
+        due_s = self._read_at + self._idle_timeout_s - self._loop.time()
+        if due_s <= 0 and self._late:
+            self._content.set_exception(aiohttp.SocketTimeoutError("nothing came"))
+            return
+        self._late = due_s <= 0
+        self._timer = self._loop.call_later(max(due_s, _GRACE_S), self._check)
