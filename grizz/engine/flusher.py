@@ -19,6 +19,7 @@ class Flusher:
 
     def __init__(self, interval_s: float) -> None:
         parts = _PARTS if interval_s else 1
+        self.interval_s = interval_s
         self._tick_s = interval_s / parts
         # What is due at the next tick, the one after it, and so on round the wheel.
         self._wheel: list[list[Callable[[], None]]] = [[] for _ in range(parts)]

@@ -18,6 +18,7 @@ from grizz.protocol.events import NewId
 from grizz.protocol.items import Item
 from grizz.protocol.reader import Reader
 from grizz.protocol.requests import Request
+from grizz.upstream.base import Chunks
 
 # After the finish reason only usage and [DONE] can follow; a server that sends neither must not hold the answer.
 _AFTER_FINISH_S = 1.0
@@ -29,7 +30,7 @@ class Tries:
     Args:
         label: of the model, on metrics.
         job_timeout_s: seconds that all tries may take together.
-        on_content: called with the loop's time after each read that brought content.
+        on_content: called after each read that brought content, with what is read from and how many tokens came.
         is_stopped: has somebody ended the job? Asked at each read, since on Python 3.11 a library can swallow a cancel.
     """
 
@@ -44,7 +45,7 @@ class Tries:
         label: str,
         new_id: NewId,
         job_timeout_s: float,
-        on_content: Callable[[float], None],
+        on_content: Callable[[Chunks, int], None],
         is_stopped: Callable[[], bool],
     ) -> None:
         self._fleet = fleet
@@ -106,7 +107,7 @@ class Tries:
                         if not trial.answered:
                             self._fleet.first_word(trial, self._label, loop.time())
                             scope.reschedule(ask.deadline)
-                        self._on_content(loop.time())
+                        self._on_content(chunks, reader.tokens - tokens)
                     if reader.done:
                         break
                     if reader.finishing and not finishing:

@@ -25,9 +25,12 @@ from grizz.protocol.requests import Request
 from grizz.tasks import TaskOwner
 from grizz.telemetry.metrics import Gaps, Metrics
 from grizz.transport.base import Cause, Transport
+from grizz.upstream.base import Chunks
 
 log = logging.getLogger(__name__)
 
+# A read of so many tokens need not wait for more: they came in bulk, and a pause would only hold up the rest.
+_PLENTY = 16
 # The outcome as metrics name it, and the keyword arguments of `Composer.finish`.
 Ending = tuple[str, dict[str, Any]]
 
@@ -190,7 +193,7 @@ class Run:
         self._over = False  # how it ends is decided: nothing may interrupt the settling
         self._label = pool.metrics.model(self._work.request.model)
         self._gaps = Gaps()
-        self._last_read_at = 0.0
+        self._first_read_at = self._last_read_at = 0.0
         self._composer = Composer(
             dict(self._work.response),
             new_id=pool.new_id,
@@ -286,14 +289,24 @@ class Run:
             is_stopped=lambda: self._cause is not None,
         )
 
-    def _content_read(self, now: float) -> None:
+    def _content_read(self, chunks: Chunks, tokens: int) -> None:
         """Account for a read that brought content, and see that it goes out."""
+        now = asyncio.get_running_loop().time()
         if self._last_read_at:
-            self._gaps.observe(now - self._last_read_at)
+            self._gaps.observe((now - self._last_read_at) / tokens, tokens)
+        else:
+            self._first_read_at = now
         self._last_read_at = now
         self._publish()
         if self._composer.dirty:
-            self._pool.flusher.add(self._flush)
+            flusher = self._pool.flusher
+            if tokens < _PLENTY and now - self._first_read_at > flusher.interval_s:
+                # Either way text waits for more; below, where it costs nothing, rather than here.
+                self._flush()
+                chunks.pause()
+                flusher.add(chunks.resume)
+            else:
+                flusher.add(self._flush)
         if self._composer.bytes > self._pool.rules.max_reply_bytes:
             text = f"the answer grew beyond {self._pool.rules.max_reply_bytes} bytes"
             raise UpstreamError(Code.SERVER_ERROR, text, result="too_long")

@@ -73,7 +73,7 @@ _REPLAYED = (0, 1, 5, 20, 50, 100, 250, 500, 1000)
 
 
 class Gaps:
-    """Gaps between reads of one stream, counted locally and added to the histogram once, at its end."""
+    """Gaps between tokens of one stream, counted locally and added to the histogram once, at its end."""
 
     __slots__ = ("counts", "sum")
 
@@ -81,10 +81,10 @@ class Gaps:
         self.counts = [0] * (len(_GAP) + 1)
         self.sum = 0.0
 
-    def observe(self, seconds: float) -> None:
-        """Count one gap; 0.4 µs, where `Histogram.observe` takes 2 to 3 (measured)."""
-        self.counts[bisect_left(_GAP, seconds)] += 1
-        self.sum += seconds
+    def observe(self, seconds: float, tokens: int) -> None:
+        """Count that gap before each of `tokens`; 0.4 µs, where `Histogram.observe` takes 2 to 3 (measured)."""
+        self.counts[bisect_left(_GAP, seconds)] += tokens
+        self.sum += seconds * tokens
 
 
 class _GapHistogram(Collector):
@@ -187,7 +187,10 @@ class Metrics:
             "grizz_time_to_first_token_seconds", "Accepted to first content delta.", _FIRST_TOKEN, model=models
         )
         self._gaps = _GapHistogram(
-            "grizz_inter_token_latency_seconds", "Gap between content reads from the upstream.", "model", models
+            "grizz_inter_token_latency_seconds",
+            "Gap between tokens from the upstream; those read at once share the time since the read before.",
+            "model",
+            models,
         )
         self.registry.register(self._gaps)
         self.duration = self._histogram("grizz_job_duration_seconds", "Accepted to ended.", _DURATION, model=models)

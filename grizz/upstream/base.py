@@ -7,9 +7,29 @@ An adapter opens one request and hands out the raw bytes of its event stream; wh
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
+
+
+class Chunks(Protocol):
+    """The bytes of one event stream, as they come.
+
+    Iterating raises `UpstreamError` when the stream breaks off or is silent for too long, and is cancel-safe: nothing
+    that was read is lost.
+    """
+
+    def __aiter__(self) -> Self:
+        """Itself."""
+
+    async def __anext__(self) -> bytes:
+        """What has come, once something has."""
+
+    def pause(self) -> None:
+        """Let what comes gather below, to be read at once after `resume`. Silence is timed all the same."""
+
+    def resume(self) -> None:
+        """The opposite of `pause`; harmless when nothing is paused, and after the end."""
 
 
 class Upstream(Protocol):
@@ -29,9 +49,7 @@ class Upstream(Protocol):
     def full(self) -> bool:
         """Is it answering as many as it may? One more would have to wait."""
 
-    def open(
-        self, body: dict[str, Any], may_resend: Callable[[], bool]
-    ) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
+    def open(self, body: dict[str, Any], may_resend: Callable[[], bool]) -> AbstractAsyncContextManager[Chunks]:
         """Start one Chat Completions stream; leaving the block closes it, also half-way.
 
         Tries once: the worker decides about another try. A connection that breaks at once may be a pooled one that

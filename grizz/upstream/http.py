@@ -7,10 +7,13 @@ tokens that costs as much as the reading itself (measured in docs/architecture.m
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from typing import Self
 
 import aiohttp
 import httpx2
+
+from grizz.errors import UpstreamError
 
 # What of an error's body is read; a broken one may have no end.
 _MAX_ERROR = 64 * 1024
@@ -104,36 +107,66 @@ async def _body_of_error(response: aiohttp.ClientResponse) -> bytes:
 
 
 class Body:
-    """The body of a streamed response, read as it comes.
+    """The body of a streamed response, read as it comes; see `Chunks` in base.py.
 
-    Takes over the watch for silence from aiohttp, whose timer is cancelled and made anew at each read. `close` ends it.
+    Takes over the watch for silence from aiohttp, whose timer is cancelled and made anew at each read. `close` ends it,
+    and comes before the response's own.
+
+    Args:
+        idle_timeout_s: seconds between two reads.
+        failed: what to raise when the body breaks off or is silent for too long.
     """
 
-    def __init__(self, response: aiohttp.ClientResponse, idle_timeout_s: float) -> None:
+    def __init__(
+        self,
+        response: aiohttp.ClientResponse,
+        idle_timeout_s: float,
+        failed: Callable[[aiohttp.ClientError], UpstreamError],
+    ) -> None:
+        self._failed = failed
+        self._response = response
         self._content = response.content
         self._idle_timeout_s = idle_timeout_s
         self._loop = asyncio.get_running_loop()
         self._read_at = self._loop.time()
         self._late = False
+        self._paused: asyncio.Transport | None = None
         if response.connection is not None and response.connection.protocol is not None:
             # The timer that runs ends with the next read, and until then it is right.
             response.connection.protocol.read_timeout = None
         self._timer = self._loop.call_later(idle_timeout_s, self._check)
 
-    async def read(self) -> bytes:
-        """What has come, once something has; nothing at the end.
+    def __aiter__(self) -> Self:
+        return self
 
-        Raises:
-            aiohttp.ClientError: it broke off, or was silent for too long.
-
-        Cancel-safe: nothing that was read is lost.
-        """
-        data = await self._content.readany()
+    async def __anext__(self) -> bytes:
+        try:
+            data = await self._content.readany()
+        except aiohttp.ClientError as error:
+            raise self._failed(error) from error
+        if not data:
+            raise StopAsyncIteration
         self._read_at = self._loop.time()
         return data
 
+    def pause(self) -> None:
+        """Leave what comes in the kernel's buffer until `resume`."""
+        # After its end the connection is back in the pool, and may be another response's already.
+        connection = self._response.connection
+        transport = connection.transport if connection is not None else None
+        if self._paused is None and transport is not None and transport.is_reading() and not transport.is_closing():
+            transport.pause_reading()
+            self._paused = transport
+
+    def resume(self) -> None:
+        """The opposite of `pause`; harmless when nothing is paused, and after `close`."""
+        transport, self._paused = self._paused, None
+        if transport is not None and not transport.is_closing():
+            transport.resume_reading()
+
     def close(self) -> None:
         """Watch no more."""
+        self.resume()
         self._timer.cancel()
 
     def _check(self) -> None:

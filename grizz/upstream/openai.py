@@ -18,6 +18,7 @@ import openai
 from openai import AsyncAPIResponse, AsyncOpenAI, DefaultAsyncHttpxClient
 
 from grizz.errors import Code, UpstreamError
+from grizz.upstream.base import Chunks
 from grizz.upstream.http import AiohttpTransport, Body
 from grizz.upstream.retry_after import retry_after_s
 
@@ -84,7 +85,7 @@ class OpenAIUpstream:
         return self._places.locked()
 
     @asynccontextmanager
-    async def open(self, body: dict[str, Any], may_resend: Callable[[], bool]) -> AsyncIterator[AsyncIterator[bytes]]:
+    async def open(self, body: dict[str, Any], may_resend: Callable[[], bool]) -> AsyncIterator[Chunks]:
         """See `Upstream.open`."""
         await self._take_place()
         self._busy += 1
@@ -92,7 +93,7 @@ class OpenAIUpstream:
             with _Translating(self):
                 async with AsyncExitStack() as stack:
                     response = (await self._begin(stack, body, may_resend)).http_response.extensions["aiohttp"]
-                    yield self._read(stack.enter_context(closing(Body(response, self._idle_timeout_s))))
+                    yield stack.enter_context(closing(Body(response, self._idle_timeout_s, self.of_network)))
         finally:
             self._busy -= 1
             self._places.release()
@@ -163,12 +164,6 @@ class OpenAIUpstream:
     async def close(self) -> None:
         """See `Upstream.close`."""
         await self._client.close()
-
-    async def _read(self, body: Body) -> AsyncIterator[bytes]:
-        # Translated here, not only around `open`: the reader's own errors must not pass as the upstream's.
-        with _Translating(self):
-            while data := await body.read():
-                yield data
 
     def of_network(self, error: BaseException) -> UpstreamError:
         """What a failure below HTTP comes to."""
