@@ -18,12 +18,17 @@ from grizz.protocol.events import Event, NewId
 from grizz.protocol.items import Item
 from grizz.protocol.requests import Request
 
-# What an event costs beside its JSON: the object, the bytes header and its place in the list (sys.getsizeof, 3.11).
-EVENT_OVERHEAD_BYTES = 170
+# What an event costs beside its JSON: the header of the bytes, what the allocator rounds up and its place in the list.
+EVENT_OVERHEAD_BYTES = 50
+# The newest events stay at hand as objects, so many at most: whoever follows closely need not have them read again.
+_AT_HAND = 64
 
 
 class Reply:
     """One response's log. All methods are synchronous: they never wait.
+
+    The log is the events' JSON alone. As objects they would be most of what a full garbage collection looks at, and it
+    stands in the way of all streams: 40 to 120 ms with 200,000 events (measured; bytes are not looked at).
 
     Attributes:
         id: the response id.
@@ -41,8 +46,9 @@ class Reply:
     """
 
     __slots__ = (
-        "_events",
         "_first",
+        "_log",
+        "_newest",
         "_wakers",
         "attempt",
         "bytes",
@@ -88,7 +94,8 @@ class Reply:
         self.on_end: Callable[[dict[str, Any]], None] | None = None
         self.ended_at: float | None = None
         self.unwatched_since: float | None = now
-        self._events: list[Event] = []
+        self._log: list[bytes] = []
+        self._newest: list[Event] = []
         self._first = 0
         self._wakers: list[Callable[[], None]] = []
 
@@ -99,7 +106,7 @@ class Reply:
     @property
     def last_seq(self) -> int:
         """The number of the last event; -1 when there is none."""
-        return self._first + len(self._events) - 1
+        return self._first + len(self._log) - 1
 
     @property
     def first_seq(self) -> int:
@@ -125,25 +132,29 @@ class Reply:
         fresh = [event for event in events if event.seq > self.last_seq] if events[0].seq <= self.last_seq else events
         if not fresh or self.ended:
             return
-        if self._events and fresh[0].seq != self.last_seq + 1:
+        if self._log and fresh[0].seq != self.last_seq + 1:
             raise ValueError(f"{self.id}: event {fresh[0].seq} after {self.last_seq}")
-        if not self._events:
+        if not self._log:
             self._first = fresh[0].seq
-        self._events.extend(fresh)
+        if len(self._newest) + len(fresh) > _AT_HAND:
+            self._newest = []
+        self._newest.extend(fresh)
         for event in fresh:
+            self._log.append(event.data)
             self.bytes += len(event.data) + EVENT_OVERHEAD_BYTES
             if event.type == "response.in_progress":
                 self.response["status"] = "in_progress"
         if fresh[-1].terminal:
             self.response = orjson.loads(fresh[-1].data)["response"]
             self.ended_at = now
+            self._newest = []
         for wake in self._wakers:
             wake()
 
     def restart(self, events: Sequence[Event], attempt: int, now: float) -> None:
         """Its home died, and it begins anew under higher numbers: every reader goes on with the first of them."""
-        self.bytes -= sum(len(event.data) + EVENT_OVERHEAD_BYTES for event in self._events)
-        self._events = []
+        self.bytes -= sum(len(data) + EVENT_OVERHEAD_BYTES for data in self._log)
+        self._log, self._newest = [], []
         self._first = 0
         self.attempt = attempt
         self.ended_at, self.started = None, False
@@ -157,18 +168,21 @@ class Reply:
 
     def snapshot(self, new_id: NewId) -> dict[str, Any]:
         """The Response as it stands, with what was produced so far."""
-        if self.ended or not self._events:
+        if self.ended or not self._log:
             return self.response
         return self.composer(new_id).snapshot()
 
     def composer(self, new_id: NewId) -> Composer:
         """The composer that wrote this log, ready to go on after its last event."""
-        return Composer.rebuild(self._events, new_id=new_id)
+        return Composer.rebuild(self.after(-1, len(self._log)), new_id=new_id)
 
     def after(self, seq: int, limit: int) -> list[Event]:
         """Up to `limit` events numbered higher than `seq`."""
         start = max(0, seq + 1 - self._first)
-        return self._events[start : start + limit]
+        at_hand = start - len(self._log) + len(self._newest)
+        if at_hand >= 0:
+            return self._newest[at_hand : at_hand + limit]
+        return [Event.read(self._first + i, self._log[i]) for i in range(start, min(start + limit, len(self._log)))]
 
     @property
     def readers(self) -> int:

@@ -26,7 +26,7 @@ class Chunks(Protocol):
         """What has come, once something has."""
 
     def pause(self) -> None:
-        """Let what comes gather below, to be read at once after `resume`. Silence is timed all the same."""
+        """Let what comes gather below, to be read at once after `resume`. A pause is not taken for silence."""
 
     def resume(self) -> None:
         """The opposite of `pause`; harmless when nothing is paused, and after the end."""

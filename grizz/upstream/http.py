@@ -174,5 +174,5 @@ class Body:
         if due_s <= 0 and self._late:
             self._content.set_exception(aiohttp.SocketTimeoutError("nothing came"))
             return
-        self._late = due_s <= 0
+        self._late = due_s <= 0 and self._paused is None  # what came during a pause has not been read yet
         self._timer = self._loop.call_later(max(due_s, _GRACE_S), self._check)

@@ -129,9 +129,10 @@ class OpenAIUpstream:
         return await stack.enter_async_context(self._create(body))
 
     def _create(self, body: dict[str, Any]) -> AbstractAsyncContextManager[AsyncAPIResponse[Any]]:
-        rest = dict(body)
+        # `extra_body` goes as it is, and over the rest. As an argument each message would be matched with the package's
+        # types, which takes 0.2 ms, on the loop; ours come from `protocol/chat.py`.
         return self._client.chat.completions.with_streaming_response.create(
-            model=rest.pop("model"), messages=rest.pop("messages"), stream=rest.pop("stream"), extra_body=rest
+            model="", messages=(), stream=True, extra_body=body
         )
 
     async def models(self) -> list[dict[str, Any]]:

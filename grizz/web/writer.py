@@ -162,27 +162,41 @@ class Writer:
     async def _serve(self) -> None:
         """Send for as long as something is followed, or waits."""
         assert self._wake is not None
-        while self._notices or any(lane.cursor is not None for lane in self._lanes):
+        while (pause_s := self._pause_s()) is not None:
             self._wake.clear()
-            pause_s = self._pause_s()
             if pause_s <= 0:
                 self._last_round_at = asyncio.get_running_loop().time()
                 while await self._round():
                     pass
                 self._slow = False
-                continue
-            if pause_s == math.inf and self._quiet is not None:
-                self._quiet.set()
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(None if pause_s == math.inf else pause_s):
-                    await self._wake.wait()
+            elif pause_s < math.inf:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(pause_s):
+                        await self._wake.wait()
+            else:
+                if self._quiet is not None:
+                    self._quiet.set()
+                await self._wake.wait()
 
-    def _pause_s(self) -> float:
-        """Seconds until the next round: a hidden tab is served once a second, an idle one when an answer has ended."""
-        cursors = [lane.cursor for lane in self._lanes if lane.cursor is not None]
-        if self._notices or any(cursor.reply.ended or cursor.reply.revoked for cursor in cursors):
+    def _pause_s(self) -> float | None:
+        """Seconds until the next round: a hidden tab is served once a second, an idle one when an answer has ended.
+
+        None when there is nothing left to follow.
+        """
+        if self._notices:
             return 0.0
-        if self.presence == "idle" or not any(cursor.behind for cursor in cursors):
+        followed = behind = False
+        for lane in self._lanes:
+            cursor = lane.cursor
+            if cursor is None:
+                continue
+            if cursor.reply.ended or cursor.reply.revoked:
+                return 0.0
+            followed = True
+            behind = behind or cursor.behind
+        if not followed:
+            return None
+        if self.presence == "idle" or not behind:
             return math.inf
         if self.presence == "visible":
             return 0.0

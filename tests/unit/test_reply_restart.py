@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import gc
 import itertools
+
+import pytest
 
 from grizz.engine.reply import EVENT_OVERHEAD_BYTES, Cursor, Reply
 from grizz.protocol import requests
@@ -107,3 +110,39 @@ async def test_a_revoked_reply_wakes_its_readers_and_keeps_what_it_has():
     assert made.revoked
     assert woken == ["a", "b"]
     assert not made.ended
+
+
+@pytest.mark.parametrize("step", [1, 7, 64, 1000])
+@pytest.mark.parametrize("ended", [False, True])
+async def test_what_is_read_is_the_same_whether_it_is_still_at_hand_or_was_put_away(step: int, ended: bool) -> None:
+    made, source, log = reply(), composer(), []
+    for number in range(200):
+        source.text(f"w{number} ")
+        source.flush()
+        log += source.take()
+        made.extend(log[made.last_seq + 1 :], 1.0)
+    if ended:
+        source.finish("completed", completed_at=2)
+        log += source.take()
+        made.extend(log[made.last_seq + 1 :], 2.0)
+    for after in (-1, 0, 99, made.last_seq - 64, made.last_seq - 1, made.last_seq, made.last_seq + 1):
+        read, position = [], after
+        while events := made.after(position, step):
+            assert len(events) <= step
+            read += events
+            position = events[-1].seq
+        assert [(e.seq, e.type, e.data) for e in read] == [(e.seq, e.type, e.data) for e in log[after + 1 :]]
+
+
+async def test_a_long_reply_gives_the_garbage_collector_next_to_nothing_to_look_at() -> None:
+    made, source = reply(), composer()
+    gc.collect()
+    before = len(gc.get_objects())
+    for number in range(5_000):
+        source.text(f"w{number} ")
+        source.flush()
+        made.extend(source.take(), 1.0)
+    del source
+    gc.collect()
+    assert made.last_seq > 5_000
+    assert len(gc.get_objects()) - before < 200
