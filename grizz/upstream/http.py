@@ -133,8 +133,8 @@ class Body:
         self._late = False
         self._paused: asyncio.Transport | None = None
         if response.connection is not None and response.connection.protocol is not None:
-            # The timer that runs ends with the next read, and until then it is right.
             response.connection.protocol.read_timeout = None
+            response.connection.protocol.start_timeout()  # without one it only ends what runs
         self._timer = self._loop.call_later(idle_timeout_s, self._check)
 
     def __aiter__(self) -> Self:
