@@ -127,15 +127,16 @@ class Completions(Handlers):
         sent_at = loop.time()
         while not reading.finished:
             data = choice.read(await reading.next(sent_at + PING_S))
+            if choice.failure is not None and not response.prepared:
+                return choice.failure
+            if data or loop.time() >= sent_at + PING_S:
+                if not response.prepared:
+                    await response.prepare(request)
+                with guard:
+                    await response.write(data or sse.PING_FRAME)
+                sent_at = loop.time()
             if choice.failure is not None:
                 return choice.failure
-            if not data and loop.time() < sent_at + PING_S:
-                continue
-            if not response.prepared:
-                await response.prepare(request)
-            with guard:
-                await response.write(data or sse.PING_FRAME)
-            sent_at = loop.time()
         return None
 
     async def _leave(self, reply: Reply) -> None:
