@@ -1,7 +1,7 @@
 """Bodies of `POST /v1/chat/completions` → Request: the same answer, asked for in the older dialect.
 
 A body is put into the words of the Responses API and checked there. What that API has no word for travels in
-`fields["chat"]`, which upstreams that speak Chat Completions are given as it is (`chat.py`). The answer's way back is
+`fields["grizz_chat"]`, which upstreams that speak Chat Completions are given as it is (`chat.py`). The way back is
 `choices.py`.
 """
 
@@ -62,11 +62,11 @@ def parse(body: Any, default_model: str) -> Asked:
             wanted["max_output_tokens"] = given[limit]
     try:
         # What is only passed on goes along, for the look at how deep it is.
-        request = requests.parse({**wanted, "chat": chat}, default_model)
+        request = requests.parse({**wanted, "grizz_chat": chat}, default_model)
     except RequestError as error:
         raise _in_their_words(error, given) from error
     if chat:
-        request = dataclasses.replace(request, fields={**request.fields, "chat": chat})
+        request = dataclasses.replace(request, fields={**request.fields, "grizz_chat": chat})
     return Asked(request, _include_usage(given), logprobs, "functions" in given)
 
 
@@ -84,6 +84,8 @@ _SAME = (
     "user",
     "safety_identifier",
     "prompt_cache_key",
+    "prompt_cache_options",
+    "prompt_cache_retention",
     "service_tier",
 )
 # What is refused, the values that are not, and why.
@@ -135,7 +137,12 @@ _CHAT_ONLY: dict[str, tuple[Callable[[Any], bool], str]] = {
     "logit_bias": _OBJECT,
     "prediction": _OBJECT,
     "prompt_cache_key": _STRING,
+    "prompt_cache_options": _OBJECT,
+    "prompt_cache_retention": _STRING,
     "response_format": _OBJECT,
+    "safety_identifier": _STRING,
+    "service_tier": _STRING,
+    "user": _STRING,
     "verbosity": _STRING,
     **{"top_k": _WHOLE, "min_p": _NUMBER, "repetition_penalty": _NUMBER, "chat_template_kwargs": _OBJECT},
 }

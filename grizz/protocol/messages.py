@@ -91,7 +91,7 @@ class _Thread:
         said = [_message("assistant", parts, message, where)] if parts or not calls else []
         thought = message.get("reasoning_content") or message.get("reasoning")
         if isinstance(thought, str):  # servers that want it back are given it with the message it led to
-            (said + calls)[0]["reasoning_content"] = thought
+            (said + calls)[0]["grizz_reasoning"] = thought
         self.items += said + calls
 
     def _call(self, call: Any, where: str) -> Item:
@@ -131,7 +131,7 @@ def _message(role: str, parts: list[Part], message: dict[str, Any], where: str) 
     if name is not None:
         if not isinstance(name, str):
             raise bad(Code.INVALID_TYPE, f"'{where}.name' must be a string, not {kind(name)}.", f"{where}.name")
-        item["name"] = name
+        item["grizz_name"] = name
     return item
 
 
