@@ -65,8 +65,7 @@ def parse(body: Any, default_model: str) -> Asked:
         request = requests.parse({**wanted, "grizz_chat": chat}, default_model)
     except RequestError as error:
         raise _in_their_words(error, given) from error
-    if chat:
-        request = dataclasses.replace(request, fields={**request.fields, "grizz_chat": chat})
+    request = dataclasses.replace(request, fields={**request.fields, "grizz_chat": chat})
     return Asked(request, _include_usage(given), logprobs, "functions" in given)
 
 

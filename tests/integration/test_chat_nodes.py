@@ -24,7 +24,7 @@ def body(text: str, **fields: object) -> dict[str, object]:
 
 
 async def gone(nodes: Nodes) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(30):
         while nodes.demo.active:
             await asyncio.sleep(0.01)
 
@@ -72,6 +72,22 @@ async def test_a_client_that_leaves_ends_the_work_at_the_other_node(
             answer.close()
         await gone(nodes)
         assert nodes.demo.disconnected == 1
+
+
+async def test_an_answer_whose_home_dies_is_taken_over_by_nobody(
+    own_redis: RedisServer, tmp_path: Path, http: aiohttp.ClientSession
+) -> None:
+    """Its client went with the home, and cannot come back; others are kept running for a minute."""
+    async with nodes_on(own_redis.url, tmp_path) as nodes:
+        asked = await nodes.start(workers__concurrency=0, workers__lease_s=2)
+        await nodes.start(workers__concurrency=4, workers__lease_s=2)
+        async with http.post(asked.url + PATH, json=body("[[words:9]] [[stall:4]]", stream=True)) as answer:
+            await answer.content.readuntil(b'"w0 "')
+            asked.kill()
+            with pytest.raises(aiohttp.ClientError):
+                await answer.content.read()
+        await gone(nodes)
+        assert nodes.demo.requests == 1
 
 
 async def test_an_answer_whose_worker_dies_half_way_is_an_error_in_a_stream_and_whole_without_one(

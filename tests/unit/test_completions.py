@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from grizz.errors import Code, RequestError
-from grizz.protocol import chat, completions
+from grizz.protocol import chat, completions, requests
 
 HI: list[Any] = [{"role": "user", "content": "hi"}]
 FUNCTION = {"name": "f", "description": "d", "parameters": {"type": "object"}, "strict": True}
@@ -162,6 +162,12 @@ def test_these_are_accepted_and_no_business_of_an_upstream(given: dict[str, Any]
 def test_nothing_is_stored_unless_asked_for() -> None:
     assert completions.parse({"messages": HI}, "m").request.store is False
     assert completions.parse({"messages": HI, "store": True}, "m").request.store is True
+
+
+def test_only_a_completion_that_is_not_stored_is_fleeting() -> None:
+    assert completions.parse({"messages": HI}, "m").request.fleeting
+    assert not completions.parse({"messages": HI, "store": True}, "m").request.fleeting
+    assert not requests.parse({"input": "x", "store": False, "grizz_chat": {}}, "m").fleeting
 
 
 def test_a_conversation_named_there_is_not_touched() -> None:
