@@ -13,7 +13,6 @@ from collections.abc import Iterator, Sequence
 from grizz.engine.reply import Reply
 from grizz.protocol.events import Event
 
-
 # Grace of what nobody can come back to: until its own client reads it may still wait for its place in the queue.
 _FLEETING_S = 5.0
 
