@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -162,10 +163,15 @@ async def test_a_full_queue_is_429(start_grizz, http: aiohttp.ClientSession) -> 
 
 
 @asynccontextmanager
-async def socket_that_asked(grizz: Grizz, text: str, **fields: object) -> Any:
-    """A raw connection that has sent a request."""
+async def socket_that_asked(grizz: Grizz, text: str, *, buffer: int = 0, **fields: object) -> Any:
+    """A raw connection that has sent a request; `buffer` is what of the answer fits into its kernel."""
     url, data = URL(grizz.url), orjson.dumps(body(text, **fields))
-    reader, writer = await asyncio.open_connection(url.host, url.port)
+    sock = socket.socket()
+    if buffer:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
+    sock.setblocking(False)
+    await asyncio.get_running_loop().sock_connect(sock, (url.host, url.port))
+    reader, writer = await asyncio.open_connection(sock=sock)
     head = f"POST {PATH} HTTP/1.1\r\nHost: {url.host}:{url.port}\r\nContent-Length: {len(data)}\r\n\r\n"
     writer.write(head.encode() + data)
     try:
@@ -186,6 +192,15 @@ async def test_a_client_that_goes_away_ends_the_request_to_the_upstream_at_once(
     # The grace of an answer that can be come back to is a minute.
     assert grizz.demo.last_disconnect_at is not None and grizz.demo.last_disconnect_at - left_at < 5
     await until(lambda: not len(grizz.app.engine.replies))
+
+
+async def test_a_client_that_reads_nothing_is_cut_off_and_its_answer_forgotten(start_grizz) -> None:
+    grizz = await start_grizz(server__stall_timeout_s=0.5)
+    async with socket_that_asked(grizz, "[[words:60000]]", buffer=4096, stream=True) as (_, writer):
+        writer.transport.pause_reading()
+        cut = "grizz_client_drops_total", {"reason": "write_stall"}
+        await until(lambda: grizz.app.metrics.registry.get_sample_value(*cut) == 1)
+        await until(lambda: not len(grizz.app.engine.replies))
 
 
 async def test_a_client_that_goes_away_in_the_queue_leaves_its_place(start_grizz) -> None:
