@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -58,11 +59,16 @@ def _install_node(folder: Path) -> None:
 def _install_python(folder: Path) -> None:
     run(sys.executable, "-m", "venv", "--without-pip", folder, cwd=folder)
     python, lock = folder / "bin" / "python", HERE / "python" / "requirements.lock"
-    pins = ("--require-hashes", "--no-deps", "--only-binary", ":all:", "-r", lock)
+    pins = ("--require-hashes", "--no-deps", "--only-binary", ":all:", "--quiet", "-r")
     if uv := shutil.which("uv"):
-        run(uv, "pip", "install", "--quiet", "--python", python, *pins, cwd=folder)
-    else:
-        run(sys.executable, "-m", "pip", "--python", python, "install", "--quiet", "--no-compile", *pins, cwd=folder)
+        run(uv, "pip", "install", "--python", python, *pins, lock, cwd=folder)
+        return
+    # First the newest pip by the one at hand, then by it the rest: it takes a third of the time (6 s, not 17).
+    newest = re.search(r"^pip==.*?(?=^[a-z])", lock.read_text(), re.M | re.S)
+    assert newest is not None
+    (folder / "pip.lock").write_text(newest[0])
+    run(sys.executable, "-m", "pip", "--python", python, "install", "--no-compile", *pins, "pip.lock", cwd=folder)
+    run(python, "-m", "pip", "install", "--no-compile", *pins, lock, cwd=folder)
 
 
 @pytest.fixture(scope="session")
