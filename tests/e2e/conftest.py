@@ -50,10 +50,17 @@ def run(*command: str | Path, cwd: Path) -> None:
     assert done.returncode == 0, f"{command}: {done.stdout[-2000:]}{done.stderr[-4000:]}"
 
 
-def _install_node(folder: Path) -> None:
-    for name in NODE_FILES:
-        shutil.copy(HERE / "node" / name, folder / name)
-    run("npm", "ci", "--no-audit", "--no-fund", "--ignore-scripts", cwd=folder)
+def npm_packages(name: str) -> Path:
+    """A folder with the packages that the lock file in the folder of that name pins; skips where there is no npm."""
+    if not (shutil.which("node") and shutil.which("npm")):
+        pytest.skip("node and npm are not installed")
+
+    def install(folder: Path) -> None:
+        for file in NODE_FILES:
+            shutil.copy(HERE / name / file, folder / file)
+        run("npm", "ci", "--no-audit", "--no-fund", "--ignore-scripts", cwd=folder)
+
+    return installed(name, [(HERE / name / file).read_bytes() for file in NODE_FILES], install)
 
 
 def _install_python(folder: Path) -> None:
@@ -74,9 +81,7 @@ def _install_python(folder: Path) -> None:
 @pytest.fixture(scope="session")
 def node_clients() -> Path:
     """A folder with the packages of `node/package-lock.json` and the scripts beside it."""
-    if not (shutil.which("node") and shutil.which("npm")):
-        pytest.skip("node and npm are not installed")
-    folder = installed("node", [(HERE / "node" / name).read_bytes() for name in NODE_FILES], _install_node)
+    folder = npm_packages("node")
     for script in (HERE / "node").glob("*.mjs"):
         # Node finds packages beside a script only. Put in place at once: another process may be reading it.
         copy = folder / f"{script.name}.{os.getpid()}"
