@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
 import aiohttp
 import pytest
 
+from grizz.errors import Code, RequestError
+from grizz.web.errors import envelope, error_response
 from tests.accounts import ACCOUNTS, SECRET, bearer, secret_token
 from tests.conformance import judges
 from tests.conftest import Grizz
@@ -198,3 +202,86 @@ async def test_what_is_throttled_says_when_to_come_back(start_grizz, http: aioht
     judges.websocket_notice(frame)
     assert (frame["status"], frame["error"]["code"]) == (429, "rate_limit_exceeded")
     assert float(frame["headers"]["retry-after"]) > 0
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 408, 409, 410, 413, 426, 429, 500, 503])
+def test_every_code_is_valid_in_both_dialects_whatever_its_status(status: int) -> None:
+    for code in Code:
+        error = RequestError(status, code, "Words.", param="input", retry_after_s=1.5, headers={"x-ratelimit": "1"})
+        judges.websocket_notice(envelope(error))
+        body = error_response(error).body
+        assert isinstance(body, bytes)
+        judges.error(json.loads(body)["error"])
+
+
+# The bounds of one connection: what is refused ends nothing else.
+
+
+async def _busy_lane(player: Player) -> None:
+    await player.create("[[words:9]] [[stall:2]]")
+    created = await player.until("response.created")
+    await player.send({"type": "grizz:attach", "response_id": created[0]["response"]["id"]})
+
+
+async def _two_lanes(player: Player) -> None:
+    await player.ask("[[echo:x]]", stream_id="one")
+    await player.create("[[echo:x]]", stream_id="two")
+
+
+async def _three_creates(player: Player) -> None:
+    for _ in range(3):
+        await player.create("[[words:9]] [[stall:2]]")
+
+
+async def _log_that_is_gone(player: Player) -> None:
+    answer = await player.ask("[[echo:x]]")
+    while answer[-1]["type"] != "error":
+        await player.send({"type": "grizz:attach", "response_id": answer[0]["response"]["id"], "starting_after": 1})
+        answer += await player.answer()
+
+
+BOUNDS: dict[str, tuple[Callable[[Player], Awaitable[None]], dict[str, object], int, str]] = {
+    "a lane that delivers something": (_busy_lane, {}, 409, "grizz:lane_busy"),
+    "a lane too many": (_two_lanes, {"limits__lanes_per_connection": 1}, 400, "websocket_stream_limit_reached"),
+    "a create too many": (
+        _three_creates,
+        {"limits__queued_creates_per_connection": 1},
+        429,
+        "websocket_queue_full",
+    ),
+    "a log that is gone": (_log_that_is_gone, {"replies__keep_s": 0.01}, 410, "grizz:log_expired"),
+}
+
+
+@pytest.mark.parametrize("name", BOUNDS)
+async def test_a_bound_of_a_connection_is_told_by_a_valid_error(
+    start_grizz, http: aiohttp.ClientSession, name: str
+) -> None:
+    reach, settings, status, code = BOUNDS[name]
+    grizz: Grizz = await start_grizz(**settings)
+    player = await Player.connect(http, grizz.ws_url)
+    await reach(player)
+    while not (errors := [event for event in player.events if event["type"] == "error"]):
+        await player.next()
+    judges.websocket_notice(errors[0])
+    assert (errors[0]["status"], errors[0]["error"]["code"]) == (status, code)
+
+
+async def test_bounds_of_the_server_are_told_by_valid_errors(start_grizz, http: aiohttp.ClientSession) -> None:
+    grizz: Grizz = await start_grizz(server__max_message_bytes=10_000, limits__connections=1)
+    expected: list[tuple[dict[str, Any], int, str]] = [
+        ({"json": {"input": "x" * 20_000}}, 413, "body_too_large"),
+        ({"json": {"input": "x"}, "headers": {"Origin": "https://evil.example"}}, 403, "forbidden_origin"),
+        ({"json": {"input": "x"}, "headers": {"Host": "evil.example"}}, 403, "forbidden_host"),
+    ]
+    for request, status, code in expected:
+        async with http.post(f"{grizz.url}/v1/responses", **request) as answer:
+            error = (await answer.json())["error"]
+        judges.error(error)
+        assert (answer.status, error["code"], answer.headers["x-should-retry"]) == (status, code, "false")
+    player = await Player.connect(http, grizz.ws_url)
+    async with http.post(f"{grizz.url}/v1/responses", json={"input": "x"}) as answer:
+        error = (await answer.json())["error"]
+    judges.error(error)
+    assert (answer.status, error["code"], answer.headers["x-should-retry"]) == (503, "too_many_connections", "true")
+    assert await player.ws.close()
