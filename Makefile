@@ -9,7 +9,7 @@ DEV := .venv/.dev
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help venv run test lint fmt bench cost kills autobahn fuzz config lock clean edges chaos
+.PHONY: help venv run test lint fmt bench cost kills autobahn fuzz config lock clean edges chaos codex
 
 help: ## show this list
 	@echo 'Grizz streams AI answers. To try it without any key: make run ARGS=--demo'
@@ -48,6 +48,9 @@ kills: $(DEV) ## kill processes a hundred times under load; nothing may be lost
 autobahn: $(DEV) ## run all of Autobahn's WebSocket cases against this server
 	@$(BIN)/python -m tests.conformance.autobahn $(ARGS)
 
+codex: $(DEV) ## run the Codex CLI from npm against this server (400 MB, once)
+	@E2E_CODEX=1 $(BIN)/python -m pytest -q tests/e2e/test_codex.py $(ARGS)
+
 fuzz: $(DEV) ## send random input to all that parses; FUZZ_EXAMPLES=5000 per property
 	@FUZZ_EXAMPLES=$${FUZZ_EXAMPLES:-1000} $(BIN)/python -m pytest -q -n 4 --dist worksteal tests/fuzz $(ARGS)
 
@@ -58,13 +61,14 @@ config: $(RUN) ## write config.toml anew from the declared settings
 	@$(BIN)/python -c 'from grizz.config import default_toml; print(end=default_toml())' > config.toml
 
 # The same pins in both files; for every platform, so that no machine needs a file of its own.
-COMPILE := uv pip compile pyproject.toml --quiet --no-config --universal --python-version 3.11 \
+COMPILE := uv pip compile --quiet --no-config --universal --python-version 3.11 \
 	--generate-hashes --no-header --no-annotate --no-emit-index-url --no-emit-find-links
 
-lock: ## pin the newest allowed versions in requirements*.lock (needs uv)
+lock: ## pin the newest allowed versions in all requirements*.lock (needs uv)
 	@command -v uv >/dev/null || { echo 'make lock needs uv: pip install uv' >&2; exit 1; }
-	@$(COMPILE) --upgrade --output-file requirements.lock
-	@$(COMPILE) --upgrade --extra dev --constraint requirements.lock --output-file requirements-dev.lock
+	@$(COMPILE) pyproject.toml --upgrade --output-file requirements.lock
+	@$(COMPILE) pyproject.toml --upgrade --extra dev --constraint requirements.lock --output-file requirements-dev.lock
+	@cd tests/e2e/python && $(COMPILE) requirements.in --upgrade --output-file requirements.lock
 
 clean: ## remove .venv, caches and build output
 	@rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -13,6 +13,7 @@ from grizz.engine.history import Turn
 from grizz.engine.reply import Reply
 from grizz.errors import Code, RequestError
 from grizz.protocol import requests, sse
+from grizz.protocol.items import shown
 from grizz.web.auth import Door, Identity
 from grizz.web.errors import json_response
 from grizz.web.handlers import PING_S, Handler, Handlers
@@ -168,7 +169,7 @@ def _page(items: list[dict[str, Any]], request: web.Request) -> dict[str, Any]:
         if position is None:
             raise RequestError(400, Code.ITEM_NOT_FOUND, f"Item with id '{after[:100]}' not found.", param="after")
         items = items[position + 1 :]
-    page = items[:limit]
+    page = [shown(item) for item in items[:limit]]
     return {
         "object": "list",
         "data": page,
