@@ -8,7 +8,7 @@
   too late is appended all the same, as a whole, behind the one that came between.
 * **Bounded**: an owner has `MAX_OF_OWNER` at most; the least recently used goes first. What nobody wrote to for as long
   as the adapter keeps things goes as well.
-* Nothing waits longer than two seconds. What cannot be asked now raises `ShelfDown`, and whether it was done is unknown.
+* Nothing waits longer than two seconds. What cannot be asked now raises `ShelfDown`; whether it was done is unknown.
 
 Times are seconds since the epoch: what is kept outlives a process.
 """
@@ -82,7 +82,12 @@ class Shelf(Protocol):
     """The port. See the module's docstring for what every adapter promises.
 
     Every method that is `async` may raise `ShelfDown`, and is cancel-safe in that a cancelled call was done or was not.
+
+    Attributes:
+        largest: bytes of items that a conversation may hold; the engine lets no turn begin beyond it.
     """
+
+    largest: int
 
     async def create(self, conversation: Conversation, items: Sequence[Item]) -> None:
         """Keep a new one; `items`, `bytes` and `version` are counted by the shelf. Its id is new.
@@ -159,7 +164,7 @@ class Shelf(Protocol):
         """Forget all of an owner's; how many there were."""
 
     def export(self, owner: str) -> AsyncIterator[tuple[Conversation, list[Item]]]:
-        """All of an owner's with all their items, one at a time, oldest first; what changes meanwhile may be missing."""
+        """All of an owner's with all their items, one at a time, the oldest first; what changes meanwhile may lack."""
 
     def sweep(self) -> None:
         """Drop what is too old, where nobody else does; never waits. Called every second."""
