@@ -160,7 +160,7 @@ class RedisShelf:
             seen, there = await self._run(scripts.DELETE_SOME, (self._index(owner),), *arguments)
             deleted += there
             if seen < _AT_ONCE:
-                return deleted
+                return int(deleted)
 
     async def export(self, owner: str) -> AsyncIterator[tuple[Conversation, list[Item]]]:
         """See `Shelf.export`."""
