@@ -11,6 +11,7 @@ from aiohttp import web
 from grizz.engine.conversations import Conversations
 from grizz.errors import Code, RequestError
 from grizz.protocol import conversations as shapes
+from grizz.protocol.items import shown
 from grizz.protocol.requests import conversation_id
 from grizz.transport.shelf import Conversation, Wanted
 from grizz.web.auth import Door, Identity
@@ -102,7 +103,7 @@ class ConversationApi(Handlers):
     async def item(self, request: web.Request, identity: Identity) -> web.StreamResponse:
         """`GET /v1/conversations/{id}/items/{item_id}`."""
         found = await self._conversations.item(_id(request), identity.owner, request.match_info["item"])
-        return json_response(shapes.shown(found))
+        return json_response(shown(found))
 
     async def remove(self, request: web.Request, identity: Identity) -> web.StreamResponse:
         """`DELETE /v1/conversations/{id}/items/{item_id}`: the conversation without it."""
