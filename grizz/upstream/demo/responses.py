@@ -148,7 +148,7 @@ class Events:
                 self._part["annotations"] = []
             self._say(_part_event(name, "added"), "part", part=self._part, **self._where())
         self._part[_value(name)] += text
-        extra = {"logprobs": [], "obfuscation": "x" * 8} if name == "output_text" else {}
+        extra: dict[str, Any] = {"logprobs": [], "obfuscation": "x" * 8} if name == "output_text" else {}
         self._say(_text_event(name, form, "delta"), delta=text, **self._where(), **extra)
 
     def _call(self, fragment: dict[str, Any]) -> None:
