@@ -50,7 +50,8 @@ class Event:
         """
         end = data.index(b'"', 9)
         kind = data[9:end].decode()
-        if not data.startswith(b'{"type":"') or not data.startswith(b',"sequence_number":%d,' % seq, end + 1):
+        number = b',"sequence_number":%d' % seq
+        if not data.startswith(b'{"type":"') or not data.startswith((number + b",", number + b"}"), end + 1):
             raise ValueError(f"this is not event {seq}")
         if kind not in BY_DELTA:
             return cls(seq, kind, data)

@@ -49,7 +49,8 @@ def message(role: str, text: str) -> Item:
 def text_of(part: dict[str, Any]) -> str | None:
     """What a part of a message says; None when it is an image or a file, or of a kind not known here."""
     key = _PARTS.get(part["type"])
-    return None if key is None else part[key]
+    text = part.get(key) if key is not None else None
+    return text if isinstance(text, str) else None
 
 
 def kind(value: Any) -> str:

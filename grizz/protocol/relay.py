@@ -223,8 +223,10 @@ class Relay:
                 body |= part.where
         if "response_id" in body:
             body["response_id"] = self._composer.response["id"]
-        if isinstance(body.get("response"), dict):
-            body["response"] = echo.embedded(self._composer.response, body["response"])
+        if "response" in body:
+            theirs = body.pop("response")
+            if isinstance(theirs, dict):
+                body["response"] = echo.embedded(self._composer.response, theirs)
         self._composer.emit(kind, body)
 
 

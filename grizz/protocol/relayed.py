@@ -118,8 +118,8 @@ class Known:
     def part_added(self, kind_name: str, event: dict[str, Any]) -> None:
         """A part is announced."""
         given = event.get("part")
-        if not isinstance(given, dict):
-            raise garbage("a part that is no object")
+        if not isinstance(given, dict) or not isinstance(given.get("type"), str):
+            raise garbage("a part without a type")
         kind = part_kind(kind_name, given.get("type"))
         found = self._found_or_begun(kind, event)
         if found is None or found.item.closed or found.item.obj["type"] not in ("message", "reasoning"):
@@ -327,7 +327,8 @@ def _merged(part: Part, given: Any) -> dict[str, Any] | None:
 
 
 def _objects(value: Any) -> list[dict[str, Any]]:
-    return [one for one in value if isinstance(one, dict)] if isinstance(value, list) else []
+    given = value if isinstance(value, list) else ()
+    return [one for one in given if isinstance(one, dict) and isinstance(one.get("type"), str)]
 
 
 def _status(obj: dict[str, Any]) -> str:
