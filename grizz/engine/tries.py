@@ -12,11 +12,12 @@ from typing import Any
 
 from grizz.engine.fleet import ELSEWHERE, Ask, Fleet, Trial
 from grizz.errors import Code, UpstreamError
-from grizz.protocol import chat, sse
+from grizz.protocol import chat, responses, sse
 from grizz.protocol.compose import Composer
 from grizz.protocol.events import NewId
 from grizz.protocol.items import Item
 from grizz.protocol.reader import Reader
+from grizz.protocol.relay import Relay
 from grizz.protocol.requests import Request
 from grizz.upstream.base import Chunks
 
@@ -68,7 +69,8 @@ class Tries:
         Cancel-safe: the open request is closed, and its upstream not blamed.
         """
         loop = asyncio.get_running_loop()
-        ask = Ask(self._response_id, self._request.model, loop.time() + self._job_timeout_s)
+        model = self._fleet.resolve(self._request.model)
+        ask = Ask(self._response_id, model, loop.time() + self._job_timeout_s)
         while True:
             trial = await self._fleet.take(ask)
             try:
@@ -88,13 +90,15 @@ class Tries:
     async def _once(self, trial: Trial, ask: Ask) -> dict[str, Any]:
         """One upstream request, read to its end."""
         loop = asyncio.get_running_loop()
-        reader, decoder = Reader(self._composer, new_id=self._new_id), sse.Decoder()
+        reader, decoder = self._reader(trial), sse.Decoder()
         first_by = trial.sent_at + trial.member.terms.first_token_timeout_s
         finishing = False
         try:
             async with (
                 asyncio.timeout_at(min(first_by, ask.deadline)) as scope,
-                trial.member.upstream.open(self._body(trial), lambda: self._fleet.may_resend(trial, ask)) as chunks,
+                trial.member.upstream.open(
+                    self._body(trial, ask), lambda: self._fleet.may_resend(trial, ask)
+                ) as chunks,
             ):
                 self._fleet.opened(trial)
                 async for data in chunks:
@@ -122,15 +126,23 @@ class Tries:
             reader.feed(payload)
         return reader.end()
 
-    def _body(self, trial: Trial) -> dict[str, Any]:
+    def _reader(self, trial: Trial) -> Reader | Relay:
+        kind = Relay if trial.member.terms.api == "responses" else Reader
+        return kind(self._composer, new_id=self._new_id)
+
+    def _body(self, trial: Trial, ask: Ask) -> dict[str, Any]:
+        """What is asked there: the next upstream may speak another API."""
         terms = trial.member.terms
-        body = chat.body(
-            self._request,
-            self._context,
-            max_tokens_field=terms.max_tokens_field,
-            developer_role=terms.developer_role,
-        )
-        body["model"] = trial.member.sent(self._request.model)
+        if terms.api == "responses":
+            body = responses.body(self._request, self._context)
+        else:
+            body = chat.body(
+                self._request,
+                self._context,
+                max_tokens_field=terms.max_tokens_field,
+                developer_role=terms.developer_role,
+            )
+        body["model"] = trial.member.sent(ask.model)
         return body
 
     def _timeout(self, trial: Trial, *, early: bool) -> UpstreamError:

@@ -30,7 +30,8 @@ class Request:
     Attributes:
         model: the model to ask; the client's, or the server's default.
         input: this turn's items, one shape (`items.normalise`).
-        fields: the other known fields as the client sent them, nulls left out.
+        fields: the other known fields as the client sent them, nulls left out, and those that only an upstream of
+            the same API understands.
     """
 
     model: str
@@ -94,6 +95,7 @@ def parse(body: Any, default_model: str) -> Request:
     fields = {key: body[key] for key in _FIELDS if body.get(key) is not None}
     for key, value in fields.items():
         _FIELDS[key](value, key)
+    fields |= {key: body[key] for key in _PASSED_ON if body.get(key) is not None}
     for key, why in _REFUSED.items():
         if body.get(key) is not None:
             raise bad(Code.UNSUPPORTED_PARAMETER, f"'{key}' is not supported: {why}", key)
@@ -353,3 +355,13 @@ _FIELDS: dict[str, Check] = {
     "service_tier": _string,
     "grizz_reasoning": _choice("raw", "summary"),
 }
+# Nothing to us; an upstream that speaks the same API knows what they mean.
+_PASSED_ON = (
+    "access_programs",
+    "context_management",
+    "image",
+    "moderation",
+    "prompt_cache_options",
+    "prompt_cache_retention",
+    "stream_options",
+)

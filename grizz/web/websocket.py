@@ -86,7 +86,7 @@ class Connection:
         guard: Guard,
         metrics: Metrics,
         tasks: TaskOwner,
-        default_model: Callable[[], Awaitable[str]],
+        default_model: Callable[[str], Awaitable[str]],
     ) -> None:
         self.name = name
         self.identity = identity
@@ -334,7 +334,8 @@ class Connection:
 
     async def _create(self, lane: Lane, frame: Frame, size: int) -> None:
         try:
-            request = requests.parse(frame, "" if frame.get("model") else await self._default_model())
+            default = "" if frame.get("model") else await self._default_model(self.identity.key)
+            request = requests.parse(frame, default)
             reply = await submit(self._engine, self._limits, self.identity, request, size, self._scope)
         except RequestError as error:
             self._create_failed(lane, frame, error)
