@@ -16,6 +16,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from grizz.core.job import Job
+from grizz.core.vault import Vault
+from grizz.engine.compaction import opened
 from grizz.engine.history import History, Scope, Turn
 from grizz.engine.home import Home
 from grizz.engine.ids import new_id
@@ -59,6 +61,7 @@ class Engine:
         lease_s: seconds of standstill after which another node may have taken over.
         keep_s: seconds a stored response is kept after its last use.
         archive: where finished responses are stored for every node, or None.
+        vault: opens compaction items.
 
     Attributes:
         home: what the transport talks to.
@@ -78,8 +81,10 @@ class Engine:
         readers_per_response: int,
         lease_s: float,
         keep_s: float,
+        vault: Vault,
         archive: Archive | None = None,
     ) -> None:
+        self.vault = vault
         self.pulse = Pulse(lease_s, transport.may_speak)
         self.replies = replies
         self.history = history
@@ -133,6 +138,18 @@ class Engine:
         except RequestError as error:
             self._metrics.rejected.labels(_REJECTED.get(error.code, "invalid")).inc()
             raise
+
+    async def context(self, request: Request, owner: str) -> list[Item]:
+        """All that a model would see of a request, which does not become a response by that. Cancel-safe.
+
+        Raises:
+            RequestError: it names something that is not there, or not its own.
+        """
+        parent = await self._parent(request, owner, None, self._now() + _ELSEWHERE_S)
+        given = self._resolve(request.input, owner, None)
+        context = opened(self.vault, owner, [*(parent.context() if parent else ()), *given], len(given))
+        check_calls_match(context)
+        return context
 
     def reply(self, response_id: str, owner: str) -> Reply | None:
         """The log of a response, if it is still kept (or mirrored) here and this owner's."""
@@ -260,7 +277,7 @@ class Engine:
         parent = await self._parent(request, owner, scope, deadline)
         request = dataclasses.replace(request, input=tuple(with_ids(request.input, new_id)))
         given = self._resolve(request.input, owner, scope)
-        context = [*(parent.context() if parent else ()), *given]
+        context = opened(self.vault, owner, [*(parent.context() if parent else ()), *given], len(given))
         check_calls_match(context)
         if self.draining:  # it has begun while this one waited for others; from here on nothing waits
             raise _restarting()

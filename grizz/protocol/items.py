@@ -143,12 +143,18 @@ def _reference(item: Item, where: str) -> Item:
     return item
 
 
+def _compaction(item: Item, where: str) -> Item:
+    _string(item, "encrypted_content", where)
+    return item
+
+
 _CHECKS: dict[str, Callable[[Item, str], Item]] = {
     "message": _message,
     "function_call": _function_call,
     "function_call_output": _function_call_output,
     "reasoning": _reasoning,
     "item_reference": _reference,
+    "compaction": _compaction,
 }
 
 
@@ -165,7 +171,13 @@ def with_ids(items: Iterable[Item], new_id: Callable[[str], str]) -> list[Item]:
     return listed
 
 
-_PREFIX = {"message": "msg", "function_call": "fc", "function_call_output": "fco", "reasoning": "rs"}
+_PREFIX = {
+    "message": "msg",
+    "function_call": "fc",
+    "function_call_output": "fco",
+    "reasoning": "rs",
+    "compaction": "cmp",
+}
 
 
 def check_calls_match(items: Iterable[Item]) -> None:

@@ -92,6 +92,21 @@ def parse(body: Any, default_model: str) -> Request:
     return Request(model=model, input=tuple(_input(body, fields)), fields=fields)
 
 
+def parse_compact(body: Any) -> Request:
+    """Check the body of `POST /v1/responses/compact`: what to compact; no default model stands in for a missing one.
+
+    Raises:
+        RequestError: 400; its `param` is the path of what is wrong.
+    """
+    if isinstance(body, dict):
+        if body.get("model") is None:
+            raise bad(Code.MISSING_PARAMETER, "'model' is missing.", "model")
+        body = {key: body[key] for key in _COMPACTED if key in body}
+        if body.get("input") is None and not any(body.get(key) for key in ("previous_response_id", "conversation")):
+            raise bad(Code.MISSING_PARAMETER, "'input' or 'previous_response_id' is missing.", "input")
+    return parse(body, "")
+
+
 def stream_id(frame: dict[str, Any]) -> str | None:
     """The lane a frame names, or None for the default lane.
 
@@ -180,6 +195,8 @@ def _input(body: dict[str, Any], fields: dict[str, Any]) -> list[Item]:
 
 Check = Callable[[Any, str], None]
 
+# What is to be compacted, and by whom; the rest of a create says how to answer.
+_COMPACTED = ("model", "input", "instructions", "previous_response_id", "conversation")
 _REFUSED = {
     "conversation": "continue with 'previous_response_id' instead.",
     "prompt": "stored prompt templates live on another server; send 'instructions' and 'input'.",

@@ -10,11 +10,12 @@ from typing import Any
 import orjson
 from aiohttp import web
 
+from grizz.engine.compaction import compacted
 from grizz.engine.engine import Engine
 from grizz.engine.history import Turn
 from grizz.engine.reply import Cursor, Reply
 from grizz.errors import Code, RequestError
-from grizz.protocol import requests, sse
+from grizz.protocol import compaction, requests, sse
 from grizz.web.auth import Door, Identity
 from grizz.web.errors import REQUEST_ID, json_response
 from grizz.web.limits import Limits, submit
@@ -58,6 +59,7 @@ class Api:
         """What to add to the router."""
         routes: list[tuple[str, str, Handler]] = [
             ("POST", "/v1/responses", self.create),
+            ("POST", "/v1/responses/compact", self.compact),
             ("GET", "/v1/responses/{id}", self.retrieve),
             ("POST", "/v1/responses/{id}/cancel", self.cancel),
             ("DELETE", "/v1/responses/{id}", self.delete),
@@ -102,11 +104,7 @@ class Api:
 
     async def create(self, request: web.Request, identity: Identity) -> web.StreamResponse:
         """`POST /v1/responses`."""
-        raw = await self._body(request)
-        try:
-            body = orjson.loads(raw)
-        except orjson.JSONDecodeError as error:
-            raise RequestError(400, Code.INVALID_JSON, f"The request body is not JSON: {error}.") from error
+        raw, body = await self._json(request)
         named = isinstance(body, dict) and body.get("model")
         asked = requests.parse(body, "" if named else await self._default_model())
         reply = await submit(self._engine, self._limits, identity, asked, len(raw), None)
@@ -116,6 +114,19 @@ class Api:
         if not asked.background:
             await self._ended(request, reply)
         return json_response(self._engine.snapshot(reply), headers=headers)
+
+    async def compact(self, request: web.Request, identity: Identity) -> web.StreamResponse:
+        """`POST /v1/responses/compact`: the same conversation in few words, to be sent as `input`."""
+        raw, body = await self._json(request)
+        asked = requests.parse_compact(body)
+        context = await self._engine.context(asked, identity.owner)
+        if not context:
+            raise RequestError(400, Code.MISSING_PARAMETER, "There is nothing to compact.", param="input")
+        work = compaction.request(asked.model, context, asked.fields.get("instructions"))
+        reply = await submit(self._engine, self._limits, identity, work, len(raw), None)
+        await self._ended(request, reply)
+        answer = compacted(self._engine.vault, identity.owner, reply.response, context)
+        return json_response(answer, headers=self._limits.headers(identity))
 
     async def retrieve(self, request: web.Request, identity: Identity) -> web.StreamResponse:
         """`GET /v1/responses/{id}`: as it stands, or its events from a number on."""
@@ -154,6 +165,13 @@ class Api:
             if model["id"] == name:
                 return json_response(model)
         raise RequestError(404, Code.MODEL_NOT_FOUND, f"The model '{name}' does not exist.", param="model")
+
+    async def _json(self, request: web.Request) -> tuple[bytes, Any]:
+        raw = await self._body(request)
+        try:
+            return raw, orjson.loads(raw)
+        except orjson.JSONDecodeError as error:
+            raise RequestError(400, Code.INVALID_JSON, f"The request body is not JSON: {error}.") from error
 
     async def _body(self, request: web.Request) -> bytes:
         try:
