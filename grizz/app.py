@@ -24,6 +24,7 @@ from grizz.engine.history import History
 from grizz.engine.ids import new_id
 from grizz.engine.member import Member, Terms
 from grizz.engine.models import Models
+from grizz.engine.once import Once
 from grizz.engine.replies import Replies
 from grizz.engine.worker import Pool, Rules
 from grizz.errors import ConfigError
@@ -318,6 +319,7 @@ class App:
             lease_s=settings.workers.lease_s,
             keep_s=settings.history.keep_s,
             vault=Vault(settings.history.compaction_secret),
+            once=Once(scaled.claims if scaled else None, settings.history.keep_s),
             archive=scaled.archive if scaled else None,
         )
 

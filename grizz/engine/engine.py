@@ -22,6 +22,7 @@ from grizz.engine.history import History, Scope, Turn
 from grizz.engine.home import Home
 from grizz.engine.ids import new_id
 from grizz.engine.lookup import Lookup
+from grizz.engine.once import Once
 from grizz.engine.pulse import Pulse
 from grizz.engine.replies import Replies
 from grizz.engine.reply import Reply
@@ -62,6 +63,7 @@ class Engine:
         keep_s: seconds a stored response is kept after its last use.
         archive: where finished responses are stored for every node, or None.
         vault: opens compaction items.
+        once: the idempotency keys in use.
 
     Attributes:
         home: what the transport talks to.
@@ -82,9 +84,11 @@ class Engine:
         lease_s: float,
         keep_s: float,
         vault: Vault,
+        once: Once,
         archive: Archive | None = None,
     ) -> None:
         self.vault = vault
+        self.once = once
         self.pulse = Pulse(lease_s, transport.may_speak)
         self.replies = replies
         self.history = history
@@ -114,7 +118,14 @@ class Engine:
     # What clients ask for
 
     async def submit(
-        self, request: Request, owner: str, *, scope: Scope | None, size: int, on_end: OnEnd | None = None
+        self,
+        request: Request,
+        owner: str,
+        *,
+        scope: Scope | None,
+        size: int,
+        on_end: OnEnd | None = None,
+        response_id: str | None = None,
     ) -> Reply:
         """Accept a request: from here on it has an id, and will have exactly one terminal event.
 
@@ -122,12 +133,13 @@ class Engine:
             scope: the connection that alone may continue it when it is not stored, or None.
             size: bytes of the request as it came, for the byte bounds.
             on_end: called once with the Response when it has ended, or leaves this node.
+            response_id: made by `new_response_id`; None makes one.
 
         Raises:
             RequestError: it is refused; nothing was accepted.
         """
         try:
-            return await self._submit(request, owner, scope, size, on_end)
+            return await self._submit(request, owner, scope, size, on_end, response_id or self.new_response_id())
         except QueueFull as error:
             self._metrics.rejected.labels("queue_full").inc()
             text = f"The queue is full: {error}. Try again later."
@@ -268,7 +280,13 @@ class Engine:
     # Inside
 
     async def _submit(
-        self, request: Request, owner: str, scope: Scope | None, size: int, on_end: OnEnd | None
+        self,
+        request: Request,
+        owner: str,
+        scope: Scope | None,
+        size: int,
+        on_end: OnEnd | None,
+        response_id: str,
     ) -> Reply:
         if self.draining:
             raise _restarting()
@@ -283,7 +301,7 @@ class Engine:
             raise _restarting()
         waits = request.generate and self._transport.depth().queued >= self._free_slots()
         status = "queued" if waits else "in_progress"
-        response = response_object(self._response_id(), int(time.time()), request, status)
+        response = response_object(response_id, int(time.time()), request, status)
         reply = Reply({**response}, owner, request, parent=parent, scope=scope, given=given, size=size, now=self._now())
         reply.on_end = on_end
         composer = Composer(response, new_id=new_id)
@@ -310,7 +328,7 @@ class Engine:
         self._metrics.submitted.labels(self._metrics.model(request.model)).inc()
         return reply
 
-    def _response_id(self) -> str:
+    def new_response_id(self) -> str:
         """Who is its home, and in which hour it was made: where to look for it costs no look-up."""
         hour = int(time.time() / 3600) & 0xFFFF
         return f"resp_{self._node()}{hour:04x}{secrets.token_hex(14)}"

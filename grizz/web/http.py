@@ -19,6 +19,7 @@ from grizz.protocol import compaction, requests, sse
 from grizz.web.auth import Door, Identity
 from grizz.web.errors import REQUEST_ID, json_response
 from grizz.web.limits import Limits, submit
+from grizz.web.once import submit_once
 from grizz.web.watchdog import Watchdog
 
 Handler = Callable[[web.Request, Identity], Awaitable[web.StreamResponse]]
@@ -107,13 +108,23 @@ class Api:
         raw, body = await self._json(request)
         named = isinstance(body, dict) and body.get("model")
         asked = requests.parse(body, "" if named else await self._default_model())
-        reply = await submit(self._engine, self._limits, identity, asked, len(raw), None)
-        headers = self._limits.headers(identity)
+        key = request.headers.get("Idempotency-Key")
+        found: Reply | Turn
+        replayed = False
+        if key is None:
+            found = await submit(self._engine, self._limits, identity, asked, len(raw), None)
+        else:
+            found, replayed = await submit_once(
+                self._engine, self._limits, identity, asked, len(raw), key=key, body=body
+            )
+        headers = self._limits.headers(identity) | ({"Idempotent-Replayed": "true"} if replayed else {})
         if asked.stream:
-            return await self._stream(request, reply, -1, headers)
-        if not asked.background:
-            await self._ended(request, reply)
-        return json_response(self._engine.snapshot(reply), headers=headers)
+            if replayed and isinstance(found, Reply):
+                self._engine.check_readers(found)
+            return await self._stream(request, found, -1, headers)
+        if isinstance(found, Reply) and not asked.background:
+            await self._ended(request, found)
+        return json_response(self._engine.snapshot(found), headers=headers)
 
     async def compact(self, request: web.Request, identity: Identity) -> web.StreamResponse:
         """`POST /v1/responses/compact`: the same conversation in few words, to be sent as `input`."""
