@@ -20,6 +20,7 @@ from grizz.web.auth import Door, Identity
 from grizz.web.errors import REQUEST_ID, json_response
 from grizz.web.limits import Limits, submit
 from grizz.web.once import submit_once
+from grizz.web.paging import page
 from grizz.web.watchdog import Watchdog
 
 Handler = Callable[[web.Request, Identity], Awaitable[web.StreamResponse]]
@@ -108,6 +109,9 @@ class Api:
         raw, body = await self._json(request)
         named = isinstance(body, dict) and body.get("model")
         asked = requests.parse(body, "" if named else await self._default_model())
+        if asked.background and not asked.store:
+            text = "'background' needs 'store': who comes back for the answer must find it."
+            raise RequestError(400, Code.INVALID_VALUE, text, param="background")
         key = request.headers.get("Idempotency-Key")
         found: Reply | Turn
         replayed = False
@@ -162,8 +166,8 @@ class Api:
     async def input_items(self, request: web.Request, identity: Identity) -> web.StreamResponse:
         """`GET /v1/responses/{id}/input_items`: this turn's input, newest first by default."""
         found = await self._engine.find_stored(request.match_info["id"], identity.owner)
-        items = list(found.input if isinstance(found, Turn) else found.request.input)
-        return json_response(_page(items, request))
+        items = found.input if isinstance(found, Turn) else found.request.input
+        return json_response(page(items, request.query))
 
     async def list_models(self, request: web.Request, identity: Identity) -> web.StreamResponse:
         """`GET /v1/models`."""
@@ -257,29 +261,3 @@ class Api:
                         await response.write(sse.PING_FRAME)
         finally:
             cursor.close()
-
-
-def _page(items: list[dict[str, Any]], request: web.Request) -> dict[str, Any]:
-    order = request.query.get("order", "desc")
-    if order not in ("asc", "desc"):
-        raise RequestError(400, Code.INVALID_VALUE, "'order' must be asc or desc.", param="order")
-    text = request.query.get("limit", "20")
-    if not text.isdecimal() or len(text) > 3 or not 1 <= int(text) <= 100:
-        raise RequestError(400, Code.INVALID_VALUE, "'limit' must be a whole number from 1 to 100.", param="limit")
-    limit = int(text)
-    if order == "desc":
-        items.reverse()
-    after = request.query.get("after")
-    if after is not None:
-        position = next((index for index, item in enumerate(items) if item["id"] == after), None)
-        if position is None:
-            raise RequestError(400, Code.ITEM_NOT_FOUND, f"Item with id '{after[:100]}' not found.", param="after")
-        items = items[position + 1 :]
-    page = items[:limit]
-    return {
-        "object": "list",
-        "data": page,
-        "first_id": page[0]["id"] if page else None,
-        "last_id": page[-1]["id"] if page else None,
-        "has_more": len(items) > limit,
-    }

@@ -46,8 +46,11 @@ class Exchange:
         Cancel-safe: nothing is left behind. Raises ConnectionError when the client is gone.
         """
         await asyncio.sleep(self._script.delay)
-        if self._script.error is not None:
-            status, body = wire.error(self._script.error)
+        error = self._script.error
+        if self._script.window is not None and self._chat.prompt_tokens > self._script.window:
+            error = "context"
+        if error is not None:
+            status, body = wire.error(error)
             return _json(status, body, self._headers())
         return await (self._stream() if self._chat.stream else self._whole())
 
@@ -95,7 +98,14 @@ class Exchange:
     async def _stream(self) -> web.StreamResponse:
         script = self._script
         with_usage = self._chat.include_usage and not script.no_usage
-        chunks = wire.Chunks(self._ident, self._created_s, self._chat.model, script, usage_field=with_usage)
+        chunks = wire.Chunks(
+            self._ident,
+            self._created_s,
+            self._chat.model,
+            script,
+            usage_field=with_usage,
+            top_logprobs=self._chat.top_logprobs,
+        )
         headers = {"Content-Type": "text/event-stream; charset=utf-8", "Cache-Control": "no-cache", **self._headers()}
         response = web.StreamResponse(headers=headers)
         await response.prepare(self._request)
