@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 from grizz import __version__
 from grizz.config import Settings, UpstreamSettings, change
-from grizz.core.vault import Vault
+from grizz.engine.compaction import Compactions
 from grizz.engine.engine import Engine
 from grizz.engine.fleet import Fleet
 from grizz.engine.flusher import Flusher
@@ -318,7 +318,7 @@ class App:
             readers_per_response=settings.limits.readers_per_response,
             lease_s=settings.workers.lease_s,
             keep_s=settings.history.keep_s,
-            vault=Vault(settings.history.compaction_secret),
+            compactions=Compactions(settings.history.compaction_secret, scaled.claims if scaled else None),
             once=Once(scaled.claims if scaled else None, settings.history.keep_s),
             archive=scaled.archive if scaled else None,
         )

@@ -15,7 +15,6 @@ from redis.exceptions import RedisError
 from grizz.config import Settings
 from grizz.config.redis_url import parse_redis_url
 from grizz.core.budget import Budget, Thrift
-from grizz.core.vault import Vault
 from grizz.engine.engine import Engine
 from grizz.engine.peers import Peers
 from grizz.engine.worker import Pool, Work
@@ -42,9 +41,6 @@ log = logging.getLogger(__name__)
 
 _TELL_EVERY_S = 3600.0
 _FIRST_TOLD_S = 60.0
-# For as long as nobody empties the Redis; each node that starts finds it there.
-_SECRET_KEPT_S = 10 * 365 * 86_400.0
-_SECRET_WAIT_S, _SECRET_AGAIN_S = 3600.0, 5.0
 CODEC = Codec(Work.to_wire, Work.from_wire, lambda work: work.may_keep)
 # What the budget asks for, as seconds between two messages to another node.
 _INTERVAL_S = {Thrift.SLOW: 1.0, Thrift.SLOWER: 2.0, Thrift.LOCAL: 2.0}
@@ -141,8 +137,6 @@ class Scaled:
             tasks=self._tasks,
         ).give
         self._tasks.spawn(self._govern(), name="watch the command budget")
-        if not self._settings.history.compaction_secret:
-            self._tasks.spawn(self._agree(engine.vault), name="agree on the secret of compacted conversations")
 
     def _look_out(self, engine: Engine) -> RedisFinder:
         """What finds the dead, and their heir."""
@@ -201,18 +195,6 @@ class Scaled:
 
     def _projected(self) -> float:
         return self.budget.projected(time.monotonic(), _left_h(time.time()))
-
-    async def _agree(self, vault: Vault) -> None:
-        """Seal with what the first node of all has put into the Redis: one or two commands, once."""
-        mine = secrets.token_urlsafe(32)
-        while True:
-            await self.link.up_within(_SECRET_WAIT_S)
-            try:
-                vault.share(await self.claims.claim("compaction", mine, _SECRET_KEPT_S) or mine)
-            except RedisDown:
-                await asyncio.sleep(_SECRET_AGAIN_S)
-            else:
-                return
 
     async def _govern(self) -> None:
         """See to it that the month's commands last; the shared tally costs one command an hour, with a budget only."""

@@ -7,7 +7,6 @@ and the owner. So another owner's token fails its check as an invented one does,
 from __future__ import annotations
 
 import base64
-import secrets
 
 from cryptography.fernet import Fernet, InvalidToken
 from cryptography.hazmat.primitives import hashes
@@ -21,18 +20,14 @@ class Vault:
     """Seals and opens for one owner at a time.
 
     Args:
-        secret: shared by all processes that shall open each other's tokens; "" makes one that dies with this one.
+        secret: shared by all processes that shall open each other's tokens.
     """
 
-    def __init__(self, secret: str = "") -> None:
-        self._secret = (secret or secrets.token_urlsafe(32)).encode()
+    def __init__(self, secret: str) -> None:
+        self._secret = secret.encode()
 
     def __repr__(self) -> str:
         return "<Vault>"
-
-    def share(self, secret: str) -> None:
-        """Use another secret from now on: the one that the other processes have agreed on."""
-        self._secret = secret.encode()
 
     @staticmethod
     def made(token: str) -> bool:

@@ -16,8 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from grizz.core.job import Job
-from grizz.core.vault import Vault
-from grizz.engine.compaction import opened
+from grizz.engine.compaction import Compactions
 from grizz.engine.history import History, Scope, Turn
 from grizz.engine.home import Home
 from grizz.engine.ids import new_id
@@ -62,7 +61,7 @@ class Engine:
         lease_s: seconds of standstill after which another node may have taken over.
         keep_s: seconds a stored response is kept after its last use.
         archive: where finished responses are stored for every node, or None.
-        vault: opens compaction items.
+        compactions: seals and opens compaction items.
         once: the idempotency keys in use.
 
     Attributes:
@@ -83,11 +82,11 @@ class Engine:
         readers_per_response: int,
         lease_s: float,
         keep_s: float,
-        vault: Vault,
+        compactions: Compactions,
         once: Once,
         archive: Archive | None = None,
     ) -> None:
-        self.vault = vault
+        self.compactions = compactions
         self.once = once
         self.pulse = Pulse(lease_s, transport.may_speak)
         self.replies = replies
@@ -159,7 +158,7 @@ class Engine:
         """
         parent = await self._parent(request, owner, None, self._now() + _ELSEWHERE_S)
         given = self._resolve(request.input, owner, None)
-        context = opened(self.vault, owner, [*(parent.context() if parent else ()), *given], len(given))
+        context = await self.compactions.opened(owner, [*(parent.context() if parent else ()), *given], len(given))
         check_calls_match(context)
         return context
 
@@ -295,7 +294,7 @@ class Engine:
         parent = await self._parent(request, owner, scope, deadline)
         request = dataclasses.replace(request, input=tuple(with_ids(request.input, new_id)))
         given = self._resolve(request.input, owner, scope)
-        context = opened(self.vault, owner, [*(parent.context() if parent else ()), *given], len(given))
+        context = await self.compactions.opened(owner, [*(parent.context() if parent else ()), *given], len(given))
         check_calls_match(context)
         if self.draining:  # it has begun while this one waited for others; from here on nothing waits
             raise _restarting()

@@ -10,7 +10,6 @@ from typing import Any
 import orjson
 from aiohttp import web
 
-from grizz.engine.compaction import compacted
 from grizz.engine.engine import Engine
 from grizz.engine.history import Turn
 from grizz.engine.reply import Cursor, Reply
@@ -140,7 +139,7 @@ class Api:
         work = compaction.request(asked.model, context, asked.fields.get("instructions"))
         reply = await submit(self._engine, self._limits, identity, work, len(raw), None)
         await self._ended(request, reply)
-        answer = compacted(self._engine.vault, identity.owner, reply.response, context)
+        answer = await self._engine.compactions.compacted(identity.owner, reply.response, context)
         return json_response(answer, headers=self._limits.headers(identity))
 
     async def retrieve(self, request: web.Request, identity: Identity) -> web.StreamResponse:
