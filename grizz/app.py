@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 from grizz import __version__
 from grizz.config import Settings, UpstreamSettings, change
+from grizz.engine.compaction import Compactions
 from grizz.engine.engine import Engine
 from grizz.engine.fleet import Fleet
 from grizz.engine.flusher import Flusher
@@ -24,6 +25,7 @@ from grizz.engine.ids import new_id
 from grizz.engine.member import Member, Terms
 from grizz.engine.models import Models
 from grizz.engine.names import Names
+from grizz.engine.once import Once
 from grizz.engine.replies import Replies
 from grizz.engine.worker import Pool, Rules
 from grizz.errors import ConfigError
@@ -323,6 +325,8 @@ class App:
             readers_per_response=settings.limits.readers_per_response,
             lease_s=settings.workers.lease_s,
             keep_s=settings.history.keep_s,
+            compactions=Compactions(settings.history.compaction_secret, scaled.claims if scaled else None),
+            once=Once(scaled.claims if scaled else None, settings.history.keep_s),
             archive=scaled.archive if scaled else None,
             shelf=self._build_shelf(),
         )

@@ -25,6 +25,7 @@ from grizz.transport.redis.archive import RedisArchive
 from grizz.transport.redis.bus import Bus
 from grizz.transport.redis.census import Census
 from grizz.transport.redis.chores import Chores
+from grizz.transport.redis.claims import RedisClaims
 from grizz.transport.redis.connection import Target
 from grizz.transport.redis.dispatch import Limits
 from grizz.transport.redis.finder import RedisFinder
@@ -63,7 +64,7 @@ class Scaled:
     """The parts of scaled mode.
 
     Attributes:
-        transport, archive, shelf, bus: what the engine works with.
+        transport, archive, claims, shelf, bus: what the engine works with.
         budget: commands against the monthly budget.
     """
 
@@ -84,6 +85,7 @@ class Scaled:
             interval_s=lambda: max(flush_s, _INTERVAL_S.get(self._thrift, 0.0)),
         )
         self.chores = Chores(self.keys, self.link, lambda: self.bus.node, lambda: self._thrift)
+        self.claims = RedisClaims(self.keys, self.link)
         self.archive = RedisArchive(self.keys, self.link, self.chores, keep_s=settings.history.keep_s)
         self.shelf = RedisShelf(self.keys, self.link, keep_s=settings.history.keep_s)
         limits = Limits(

@@ -179,6 +179,9 @@ class HistorySettings:
 
     keep_s: float = setting(float(DAY_S), "how long a response is stored")
     max_bytes: int = setting(256 * MIB, "memory for stored responses; the oldest give way", low=KIB)
+    compaction_secret: str = setting(
+        "", "secret that seals compacted conversations; empty makes one", form=KEY, secret="all"
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,11 +15,13 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from grizz.core.job import Job
+from grizz.engine.compaction import Compactions
 from grizz.engine.conversations import Conversations
 from grizz.engine.history import History, Scope, Turn
 from grizz.engine.home import Home
 from grizz.engine.ids import new_id
 from grizz.engine.lookup import Lookup
+from grizz.engine.once import Once
 from grizz.engine.origins import Origin, Origins
 from grizz.engine.pulse import Pulse
 from grizz.engine.replies import Replies
@@ -29,7 +31,7 @@ from grizz.engine.worker import STOPPED, Work
 from grizz.errors import Code, QueueFull, RequestError, TransportClosed
 from grizz.protocol.compose import Composer
 from grizz.protocol.events import response_object
-from grizz.protocol.items import check_calls_match
+from grizz.protocol.items import Item, check_calls_match
 from grizz.protocol.reader import usage
 from grizz.protocol.requests import Request
 from grizz.tasks import TaskOwner
@@ -63,6 +65,8 @@ class Engine:
         keep_s: seconds a stored response is kept after its last use.
         archive: where finished responses are stored for every node, or None.
         shelf: where conversations are.
+        compactions: seals and opens compaction items.
+        once: the idempotency keys in use.
 
     Attributes:
         home: what the transport talks to.
@@ -84,8 +88,12 @@ class Engine:
         lease_s: float,
         keep_s: float,
         shelf: Shelf,
+        compactions: Compactions,
+        once: Once,
         archive: Archive | None = None,
     ) -> None:
+        self.compactions = compactions
+        self.once = once
         self.pulse = Pulse(lease_s, transport.may_speak)
         self.replies = replies
         self.history = history
@@ -118,7 +126,14 @@ class Engine:
     # What clients ask for
 
     async def submit(
-        self, request: Request, owner: str, *, scope: Scope | None, size: int, on_end: OnEnd | None = None
+        self,
+        request: Request,
+        owner: str,
+        *,
+        scope: Scope | None,
+        size: int,
+        on_end: OnEnd | None = None,
+        response_id: str | None = None,
     ) -> Reply:
         """Accept a request: from here on it has an id, and will have exactly one terminal event.
 
@@ -126,12 +141,13 @@ class Engine:
             scope: the connection that alone may continue it when it is not stored, or None.
             size: bytes of the request as it came, for the byte bounds.
             on_end: called once with the Response when it has ended, or leaves this node.
+            response_id: made by `new_response_id`; None makes one.
 
         Raises:
             RequestError: it is refused; nothing was accepted.
         """
         try:
-            return await self._submit(request, owner, scope, size, on_end)
+            return await self._submit(request, owner, scope, size, on_end, response_id or self.new_response_id())
         except QueueFull as error:
             self._metrics.rejected.labels("queue_full").inc()
             text = f"The queue is full: {error}. Try again later."
@@ -142,6 +158,18 @@ class Engine:
         except RequestError as error:
             self._metrics.rejected.labels(_REJECTED.get(error.code, "invalid")).inc()
             raise
+
+    async def context(self, request: Request, owner: str) -> list[Item]:
+        """All that a model would see of a request, which does not become a response by that. Cancel-safe.
+
+        Raises:
+            RequestError: it names something that is not there, or not its own.
+        """
+        running = self.reply(request.previous_response_id or "", owner)
+        before, given = await self._origins.seen(request, owner, running, self._now() + _ELSEWHERE_S)
+        context = await self.compactions.opened(owner, [*before, *given], len(given))
+        check_calls_match(context)
+        return context
 
     def reply(self, response_id: str, owner: str) -> Reply | None:
         """The log of a response, if it is still kept (or mirrored) here and this owner's."""
@@ -263,13 +291,18 @@ class Engine:
     # Inside
 
     async def _submit(
-        self, request: Request, owner: str, scope: Scope | None, size: int, on_end: OnEnd | None
+        self,
+        request: Request,
+        owner: str,
+        scope: Scope | None,
+        size: int,
+        on_end: OnEnd | None,
+        response_id: str,
     ) -> Reply:
         if self.draining:
             raise _restarting()
         await self.pulse.sure()
         deadline = self._now() + _ELSEWHERE_S
-        response_id = self._response_id()
         running = self.reply(request.previous_response_id or "", owner)
         origin = await self._origins.of(request, owner, scope, response_id, running, deadline)
         try:
@@ -289,7 +322,7 @@ class Engine:
         deadline: float,
     ) -> Reply:
         request, parent, given = origin.request, origin.parent, origin.given
-        context = [*origin.before, *given]
+        context = await self.compactions.opened(owner, [*origin.before, *given], len(given))
         check_calls_match(context)
         # It may have begun, or become another node, while this one waited for others; from here on nothing waits.
         if self.draining or not response_id.startswith(f"resp_{self._node()}"):
@@ -323,7 +356,7 @@ class Engine:
         self._metrics.submitted.labels(self._metrics.model(request.model)).inc()
         return reply
 
-    def _response_id(self) -> str:
+    def new_response_id(self) -> str:
         """Who is its home, and in which hour it was made: where to look for it costs no look-up."""
         hour = int(time.time() / 3600) & 0xFFFF
         return f"resp_{self._node()}{hour:04x}{secrets.token_hex(14)}"

@@ -71,8 +71,22 @@ class Origins:
             return await self._in_conversation(request, owner, scope, response_id)
         request = dataclasses.replace(request, input=tuple(with_ids(request.input, new_id)))
         parent = await self._parent(request, owner, scope, running, deadline)
-        before = [] if parent is None else [*await self._before(parent, owner), *parent.context()]
+        before = await self._before(parent, owner)
         return Origin(request, parent, before, self._resolve(request.input, owner, scope, ()))
+
+    async def seen(
+        self, request: Request, owner: str, running: Reply | None, deadline: float
+    ) -> tuple[Sequence[Item], Sequence[Item]]:
+        """What was said before, and this turn's input, of a request that does not become a response; no lock is taken.
+
+        Raises:
+            RequestError: as in `of`.
+        """
+        if request.conversation is not None:
+            before = await self._conversations.read(request.conversation, owner)
+            return before, self._resolve(request.input, owner, None, before)
+        before = await self._before(await self._parent(request, owner, None, running, deadline), owner)
+        return before, self._resolve(request.input, owner, None, ())
 
     async def _in_conversation(self, request: Request, owner: str, scope: Scope | None, response_id: str) -> Origin:
         assert request.conversation is not None
@@ -104,8 +118,13 @@ class Origins:
             return turn
         raise _no_parent(previous, " has not ended yet" if running is not None and not running.ended else " not found")
 
-    async def _before(self, parent: Turn, owner: str) -> list[Item]:
-        """What had been said in the conversation in which a chain of responses began, if it began in one."""
+    async def _before(self, parent: Turn | None, owner: str) -> list[Item]:
+        """All that was said up to a turn, and in the conversation in which its chain of responses began, if in one."""
+        if parent is None:
+            return []
+        return [*await self._before_chain(parent, owner), *parent.context()]
+
+    async def _before_chain(self, parent: Turn, owner: str) -> list[Item]:
         root = parent.lineage()[0]
         named = root.response.get("conversation")
         if not named:

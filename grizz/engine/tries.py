@@ -12,7 +12,7 @@ from typing import Any
 
 from grizz.engine.fleet import ELSEWHERE, Ask, Fleet, Trial
 from grizz.errors import Code, UpstreamError
-from grizz.protocol import chat, responses, sse
+from grizz.protocol import chat, responses, sse, truncate
 from grizz.protocol.compose import Composer
 from grizz.protocol.events import NewId
 from grizz.protocol.items import Item
@@ -59,6 +59,7 @@ class Tries:
         self._job_timeout_s = job_timeout_s
         self._on_content = on_content
         self._is_stopped = is_stopped
+        self._truncated = 0
 
     async def answer(self) -> dict[str, Any]:
         """Ask until there is an answer: how the response ends, as keyword arguments of `Composer.finish`.
@@ -70,13 +71,17 @@ class Tries:
         """
         loop = asyncio.get_running_loop()
         model = self._fleet.resolve(self._request.model)
-        ask = Ask(self._response_id, model, loop.time() + self._job_timeout_s)
+        deadline = loop.time() + self._job_timeout_s
+        ask = Ask(self._response_id, model, deadline)
         while True:
             trial = await self._fleet.take(ask)
             try:
                 ending = await self._once(trial, ask)
             except UpstreamError as error:
                 seen = self._fleet.failed(trial, error)
+                if self._was_truncated(error):
+                    ask = Ask(self._response_id, model, deadline)
+                    continue
                 if self._composer.produced or not (error.retryable or error.result in ELSEWHERE):
                     raise seen from error
                 ask.failed(trial.member, seen, loop.time())
@@ -86,6 +91,17 @@ class Tries:
             else:
                 self._fleet.succeeded(trial)
                 return ending
+
+    def _was_truncated(self, error: UpstreamError) -> bool:
+        """The conversation is too long for the model: is it a shorter one now, because the client lets it be?"""
+        if error.code is not Code.CONTEXT_LENGTH or self._composer.produced or not self._request.may_truncate:
+            return False
+        self._truncated += 1
+        shorter = truncate.shorter(self._context) if self._truncated <= truncate.MOST_TIMES else None
+        if shorter is None:
+            return False
+        self._context = shorter
+        return True
 
     async def _once(self, trial: Trial, ask: Ask) -> dict[str, Any]:
         """One upstream request, read to its end."""

@@ -16,11 +16,13 @@ from typing import Any
 from grizz.core.job import Delivery
 from grizz.engine.fleet import Fleet
 from grizz.engine.flusher import Flusher
+from grizz.engine.ids import noise
 from grizz.engine.tries import Tries
 from grizz.errors import Code, GrizzError, LeaseLost, TransportClosed, UpstreamError
 from grizz.protocol.compose import Composer
 from grizz.protocol.events import NewId
 from grizz.protocol.items import Item
+from grizz.protocol.obfuscate import padded
 from grizz.protocol.requests import Request
 from grizz.tasks import TaskOwner
 from grizz.telemetry.metrics import Gaps, Metrics
@@ -324,6 +326,8 @@ class Run:
     def _publish(self) -> None:
         events = self._composer.take()
         if events:
+            if self._work.request.obfuscated:
+                events = [padded(event, noise) for event in events]
             self._pool.transport.publish(self.delivery, events)
 
 

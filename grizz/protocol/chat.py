@@ -13,6 +13,7 @@ Message = dict[str, Any]
 # Of an item, under the name it has in a message.
 _MORE = {"grizz_name": "name", "grizz_reasoning": "reasoning_content"}
 # Sent on under the same name, only when the client sent them.
+_NAMES = {"input_image": "image", "input_file": "file"}
 _SAME = ("temperature", "top_p", "presence_penalty", "frequency_penalty", "parallel_tool_calls")
 
 
@@ -44,7 +45,9 @@ def body(
         chat["reasoning_effort"] = effort
     if user := given.get("safety_identifier") or given.get("user"):
         chat["user"] = user
-    if "top_logprobs" in given or "message.output_text.logprobs" in given.get("include", ()):
+    if verbosity := given.get("text", {}).get("verbosity"):
+        chat["verbosity"] = verbosity
+    if given.get("top_logprobs") or "message.output_text.logprobs" in given.get("include", ()):
         chat["logprobs"] = True
         chat["top_logprobs"] = given.get("top_logprobs", 0)
     chat.update(_response_format(given.get("text", {}).get("format")))
@@ -56,11 +59,18 @@ def body(
 
 
 def messages(context: Iterable[Item], *, instructions: str | None, developer_role: bool) -> list[Message]:
-    """Items as chat messages: leading system texts in one message, adjacent calls in one assistant message."""
+    """Items as chat messages: leading system texts in one message, adjacent calls in one assistant message.
+
+    A tool's answer is text there: its pictures and files follow as a user's message, behind all answers of that round.
+    """
+    seen: list[Message] = []
     chat: list[Message] = []
     if instructions:
         chat.append({"role": "system", "content": instructions})
     for item in context:
+        if seen and item["type"] in ("message", "function_call"):
+            chat += seen
+            seen = []
         if item["type"] == "message":
             _add_message(chat, item, developer_role)
         elif item["type"] == "function_call":
@@ -68,7 +78,8 @@ def messages(context: Iterable[Item], *, instructions: str | None, developer_rol
         elif item["type"] == "function_call_output":
             content = _output_text(item["output"])
             chat.append({"role": "tool", "tool_call_id": item["call_id"], "content": content})
-    return chat
+            seen += _attached(item)
+    return chat + seen
 
 
 def _add_message(chat: list[Message], item: Item, developer_role: bool) -> None:
@@ -130,7 +141,17 @@ def _output_text(output: str | list[dict[str, Any]]) -> str:
     if isinstance(output, str):
         return output
     texts = ((part, text_of(part)) for part in output)
-    return "".join(f"[{part['type']}]" if text is None else text for part, text in texts)
+    return "".join(f"[{_NAMES[part['type']]}, shown below]" if text is None else text for part, text in texts)
+
+
+def _attached(item: Item) -> list[Message]:
+    """What of a tool's answer is no text, as a message that may hold it."""
+    output = item["output"]
+    parts = [] if isinstance(output, str) else [part for part in output if text_of(part) is None]
+    if not parts:
+        return []
+    told = {"type": "text", "text": f"From the output of tool call {item['call_id']}:"}
+    return [{"role": "user", "content": [told, *map(_user_part, parts)]}]
 
 
 def _response_format(form: dict[str, Any] | None) -> dict[str, Any]:

@@ -133,7 +133,7 @@ def response_object(response_id: str, created_at: int, request: Request, status:
         "store": request.store,
         "temperature": given.get("temperature", 1.0),
         "text": _echo_text(given.get("text", {})),
-        "tool_choice": given.get("tool_choice", "auto"),
+        "tool_choice": _echo_choice(given.get("tool_choice", "auto")),
         "tools": [_echo_tool(tool) for tool in given.get("tools", ())],
         "top_logprobs": given.get("top_logprobs", 0),
         "top_p": given.get("top_p", 1.0),
@@ -156,6 +156,12 @@ def _echo_text(text: dict[str, Any]) -> dict[str, Any]:
     if form["type"] == "json_schema":
         form = {"description": None, "strict": False, **form}
     return {**text, "format": form}
+
+
+def _echo_choice(choice: Any) -> Any:
+    if isinstance(choice, dict) and choice["type"] == "allowed_tools":
+        return {"mode": "auto", **choice}
+    return choice
 
 
 def _echo_tool(tool: dict[str, Any]) -> dict[str, Any]:

@@ -75,6 +75,24 @@ class Request:
         return bool(self.fields.get("stream", False))
 
     @property
+    def may_truncate(self) -> bool:
+        """May what was said long ago be left out when it is too much for the model?"""
+        return self.fields.get("truncation") == "auto"
+
+    @property
+    def most_calls(self) -> int | None:
+        """How many tool calls the response may hold; None for any number."""
+        most: int | None = self.fields.get("max_tool_calls")
+        if self.fields.get("parallel_tool_calls") is False:
+            most = 1 if most is None else min(1, most)
+        return most
+
+    @property
+    def obfuscated(self) -> bool:
+        """Shall deltas be padded, so that their sizes tell nothing?"""
+        return bool(self.fields.get("stream_options", {}).get("include_obfuscation", False))
+
+    @property
     def raw_reasoning(self) -> bool:
         """Reasoning as `response.reasoning_text.*` instead of the portable summary form."""
         return self.fields.get("grizz_reasoning") == "raw"
@@ -102,10 +120,26 @@ def parse(body: Any, default_model: str) -> Request:
     if "conversation" in fields and "previous_response_id" in fields:
         text = "Mutually exclusive parameters: 'previous_response_id' and 'conversation'; send one of them."
         raise bad(Code.MUTUALLY_EXCLUSIVE, text, "previous_response_id")
+    _check_choice(fields)
     model = fields.pop("model", None) or default_model
     if not model:
         raise bad(Code.MISSING_PARAMETER, "'model' is missing and this server has no default model.", "model")
     return Request(model=model, input=tuple(_input(body, fields)), fields=fields)
+
+
+def parse_compact(body: Any) -> Request:
+    """Check the body of `POST /v1/responses/compact`: what to compact; no default model stands in for a missing one.
+
+    Raises:
+        RequestError: 400; its `param` is the path of what is wrong.
+    """
+    if isinstance(body, dict):
+        if body.get("model") is None:
+            raise bad(Code.MISSING_PARAMETER, "'model' is missing.", "model")
+        body = {key: body[key] for key in _COMPACTED if key in body}
+        if body.get("input") is None and not any(body.get(key) for key in ("previous_response_id", "conversation")):
+            raise bad(Code.MISSING_PARAMETER, "'input' or 'previous_response_id' is missing.", "input")
+    return parse(body, "")
 
 
 def stream_id(frame: dict[str, Any]) -> str | None:
@@ -209,6 +243,20 @@ Check = Callable[[Any, str], None]
 
 # With one of these there is something to answer without any input.
 _SAY_ENOUGH = ("previous_response_id", "conversation", "instructions")
+# What may be asked for in addition. All but the last concern tools that run elsewhere.
+INCLUDABLE = (
+    "code_interpreter_call.outputs",
+    "computer_call_output.output.image_url",
+    "file_search_call.results",
+    "message.input_image.image_url",
+    "reasoning.encrypted_content",
+    "web_search_call.action.sources",
+    "web_search_call.results",
+    "message.output_text.logprobs",
+)
+
+# What is to be compacted, and by whom; the rest of a create says how to answer.
+_COMPACTED = ("model", "input", "instructions", "previous_response_id", "conversation")
 _REFUSED = {
     "prompt": "stored prompt templates live on another server; send 'instructions' and 'input'.",
 }
@@ -285,8 +333,54 @@ def _tool_choice(value: Any, key: str) -> None:
             raise bad(Code.INVALID_VALUE, f"'{key}.mode' must be auto or required.", f"{key}.mode")
 
 
+def _check_choice(fields: dict[str, Any]) -> None:
+    """A choice among tools needs the tools."""
+    choice, tools = fields.get("tool_choice"), fields.get("tools") or ()
+    if choice == "required" and not tools:
+        raise bad(Code.INVALID_VALUE, "'tool_choice' is required, but there are no 'tools'.", "tool_choice")
+    if isinstance(choice, dict) and choice["type"] in ("function", "custom"):
+        name = choice.get("name")
+        if not any(tool["type"] == choice["type"] and tool.get("name") == name for tool in tools):
+            raise bad(Code.INVALID_VALUE, f"'tool_choice' names {name!r}, which is not among 'tools'.", "tool_choice")
+
+
+def _reasoning(value: Any, key: str) -> None:
+    _object(value, key)
+    # Not which efforts there are: models differ, and the upstream knows its own.
+    if value.get("effort") is not None:
+        _string(value["effort"], f"{key}.effort")
+    for name in ("summary", "generate_summary"):
+        if value.get(name) is not None:
+            _choice("auto", "concise", "detailed")(value[name], f"{key}.{name}")
+
+
+def _stream_options(value: Any, key: str) -> None:
+    _object(value, key)
+    if value.get("include_obfuscation") is not None:
+        _boolean(value["include_obfuscation"], f"{key}.include_obfuscation")
+
+
+def _context_management(value: Any, key: str) -> None:
+    if not isinstance(value, list):
+        raise bad(Code.INVALID_TYPE, f"'{key}' must be an array, not {kind(value)}.", key)
+    for index, entry in enumerate(value):
+        where = f"{key}[{index}]"
+        _object(entry, where)
+        _choice("compaction")(entry.get("type"), f"{where}.type")
+        if entry.get("compact_threshold") is not None:
+            _integer(1, 10**12)(entry["compact_threshold"], f"{where}.compact_threshold")
+
+
+def _include(value: Any, key: str) -> None:
+    _strings(value, key)
+    for index, entry in enumerate(value):
+        _choice(*INCLUDABLE)(entry, f"{key}[{index}]")
+
+
 def _text(value: Any, key: str) -> None:
     _object(value, key)
+    if value.get("verbosity") is not None:
+        _choice("low", "medium", "high")(value["verbosity"], f"{key}.verbosity")
     form = value.get("format")
     if form is None:
         return
@@ -344,14 +438,17 @@ _FIELDS: dict[str, Check] = {
     "presence_penalty": _number(-2, 2),
     "frequency_penalty": _number(-2, 2),
     "top_logprobs": _integer(0, 20),
-    "include": _strings,
-    "reasoning": _object,
+    "include": _include,
+    "reasoning": _reasoning,
+    "stream_options": _stream_options,
+    "context_management": _context_management,
     "text": _text,
     "truncation": _choice("auto", "disabled"),
     "metadata": check_metadata,
     "user": _string,
     "safety_identifier": _string,
     "prompt_cache_key": _string,
+    "prompt_cache_retention": _choice("in_memory", "24h"),
     "service_tier": _string,
     "grizz_reasoning": _choice("raw", "summary"),
 }

@@ -273,6 +273,22 @@ class Archive(Protocol):
         """Forget one; not `stored`: another node removes what is stored. Never waits."""
 
 
+class Claims(Protocol):
+    """Names that only one of all nodes may have at a time."""
+
+    async def claim(self, name: str, value: str, keep_s: float) -> str | None:
+        """Take a name for `keep_s` seconds; None when it is this node's now, else the value of who has it.
+
+        Raises:
+            RedisDown: it cannot be known now.
+
+        Waits four seconds at most. A cancelled call may have taken it.
+        """
+
+    def release(self, name: str, value: str) -> None:
+        """Give a name back, if it was taken with that value. Never waits."""
+
+
 class Finder(Protocol):
     """Who is the home of a response now, when the node that made it does not answer."""
 

@@ -12,12 +12,13 @@ from grizz.engine.engine import Engine
 from grizz.engine.history import Turn
 from grizz.engine.reply import Reply
 from grizz.errors import Code, RequestError
-from grizz.protocol import requests, sse
-from grizz.protocol.items import shown
+from grizz.protocol import compaction, requests, sse
 from grizz.web.auth import Door, Identity
 from grizz.web.errors import json_response
 from grizz.web.handlers import PING_S, Handler, Handlers
 from grizz.web.limits import Limits, submit
+from grizz.web.once import submit_once
+from grizz.web.paging import page
 from grizz.web.reading import Reading
 from grizz.web.watchdog import Guard, Watchdog
 
@@ -47,6 +48,7 @@ class Api(Handlers):
         """What to add to the router."""
         routes: list[tuple[str, str, Handler]] = [
             ("POST", "/v1/responses", self.create),
+            ("POST", "/v1/responses/compact", self.compact),
             ("GET", "/v1/responses/{id}", self.retrieve),
             ("POST", "/v1/responses/{id}/cancel", self.cancel),
             ("DELETE", "/v1/responses/{id}", self.delete),
@@ -61,13 +63,37 @@ class Api(Handlers):
         body, size = await self._json(request)
         named = isinstance(body, dict) and body.get("model")
         asked = requests.parse(body, "" if named else await self._default_model(identity.key))
-        reply = await submit(self._engine, self._limits, identity, asked, size, None)
-        headers = self._limits.headers(identity)
+        if asked.background and not asked.store:
+            text = "'background' needs 'store': who comes back for the answer must find it."
+            raise RequestError(400, Code.INVALID_VALUE, text, param="background")
+        key = request.headers.get("Idempotency-Key")
+        found: Reply | Turn
+        replayed = False
+        if key is None:
+            found = await submit(self._engine, self._limits, identity, asked, size, None)
+        else:
+            found, replayed = await submit_once(self._engine, self._limits, identity, asked, size, key=key, body=body)
+        headers = self._limits.headers(identity) | ({"Idempotent-Replayed": "true"} if replayed else {})
         if asked.stream:
-            return await self._stream(request, reply, -1, headers)
-        if not asked.background:
-            await self._ended(request, reply)
-        return json_response(self._engine.snapshot(reply), headers=headers)
+            if replayed and isinstance(found, Reply):
+                self._engine.check_readers(found)
+            return await self._stream(request, found, -1, headers)
+        if isinstance(found, Reply) and not asked.background:
+            await self._ended(request, found)
+        return json_response(self._engine.snapshot(found), headers=headers)
+
+    async def compact(self, request: web.Request, identity: Identity) -> web.StreamResponse:
+        """`POST /v1/responses/compact`: the same conversation in few words, to be sent as `input`."""
+        body, size = await self._json(request)
+        asked = requests.parse_compact(body)
+        context = await self._engine.context(asked, identity.owner)
+        if not context:
+            raise RequestError(400, Code.MISSING_PARAMETER, "There is nothing to compact.", param="input")
+        work = compaction.request(asked.model, context, asked.fields.get("instructions"))
+        reply = await submit(self._engine, self._limits, identity, work, size, None)
+        await self._ended(request, reply)
+        answer = await self._engine.compactions.compacted(identity.owner, reply.response, context)
+        return json_response(answer, headers=self._limits.headers(identity))
 
     async def retrieve(self, request: web.Request, identity: Identity) -> web.StreamResponse:
         """`GET /v1/responses/{id}`: as it stands, or its events from a number on."""
@@ -92,8 +118,8 @@ class Api(Handlers):
     async def input_items(self, request: web.Request, identity: Identity) -> web.StreamResponse:
         """`GET /v1/responses/{id}/input_items`: this turn's input, newest first by default."""
         found = await self._engine.find_stored(request.match_info["id"], identity.owner)
-        items = list(found.input if isinstance(found, Turn) else found.request.input)
-        return json_response(_page(items, request))
+        items = found.input if isinstance(found, Turn) else found.request.input
+        return json_response(page(items, request.query))
 
     async def list_models(self, request: web.Request, identity: Identity) -> web.StreamResponse:
         """`GET /v1/models`."""
@@ -151,29 +177,3 @@ class Api(Handlers):
                         await response.write(sse.PING_FRAME)
         finally:
             reading.close()
-
-
-def _page(items: list[dict[str, Any]], request: web.Request) -> dict[str, Any]:
-    order = request.query.get("order", "desc")
-    if order not in ("asc", "desc"):
-        raise RequestError(400, Code.INVALID_VALUE, "'order' must be asc or desc.", param="order")
-    text = request.query.get("limit", "20")
-    if not text.isdecimal() or len(text) > 3 or not 1 <= int(text) <= 100:
-        raise RequestError(400, Code.INVALID_VALUE, "'limit' must be a whole number from 1 to 100.", param="limit")
-    limit = int(text)
-    if order == "desc":
-        items.reverse()
-    after = request.query.get("after")
-    if after is not None:
-        position = next((index for index, item in enumerate(items) if item["id"] == after), None)
-        if position is None:
-            raise RequestError(400, Code.ITEM_NOT_FOUND, f"Item with id '{after[:100]}' not found.", param="after")
-        items = items[position + 1 :]
-    page = [shown(item) for item in items[:limit]]
-    return {
-        "object": "list",
-        "data": page,
-        "first_id": page[0]["id"] if page else None,
-        "last_id": page[-1]["id"] if page else None,
-        "has_more": len(items) > limit,
-    }

@@ -244,9 +244,17 @@ class Limits:
 
 
 async def submit(
-    engine: Engine, limits: Limits, identity: Identity, request: requests.Request, size: int, scope: Scope | None
+    engine: Engine,
+    limits: Limits,
+    identity: Identity,
+    request: requests.Request,
+    size: int,
+    scope: Scope | None,
+    response_id: str | None = None,
 ) -> Reply:
     """Let a client's request in, if its limits allow it; what it used is settled when it has ended.
+
+    Args: as of `Engine.submit`.
 
     Raises:
         RequestError: it is refused; nothing was accepted.
@@ -254,7 +262,9 @@ async def submit(
     limits.check_model(identity.key, request.model)
     admission = limits.admit(identity, size, engine.queued_of(identity.owner))
     try:
-        return await engine.submit(request, identity.owner, scope=scope, size=size, on_end=admission.ended)
+        return await engine.submit(
+            request, identity.owner, scope=scope, size=size, on_end=admission.ended, response_id=response_id
+        )
     except BaseException:
         admission.refused()
         raise

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from typing import Any
 
 import orjson
@@ -20,7 +21,7 @@ from grizz.protocol.events import on_lane
 from grizz.protocol.items import kind
 from grizz.tasks import TaskOwner
 from grizz.telemetry.metrics import Metrics
-from grizz.web import notices
+from grizz.web import notices, steer
 from grizz.web.auth import Door, Identity
 from grizz.web.errors import envelope
 from grizz.web.lanes import Frame, Lane, Lanes
@@ -298,7 +299,7 @@ class Connection:
         self._tasks.spawn(self._renew(token), name="renew a token")
 
     async def _renew(self, token: str) -> None:
-        """Somebody known says again who it is: a token that expires is followed by another one of the same user."""
+        """A token that expires is followed by another one of the same user."""
         try:
             if self._door.has_accounts:
                 identity = await self._door.authenticate(token)
@@ -312,7 +313,9 @@ class Connection:
 
     def _on_steer(self, frame: Frame, lane_name: str | None, size: int) -> None:
         requests.check_depth(frame)
-        self.notify(notices.steer_failed(frame), lane_name)
+        lane = self._lanes.delivering(str(frame.get("previous_response_id")))
+        notify = partial(self.notify, lane_name=lane.name if lane else None)
+        self._tasks.spawn(steer.refuse(self._engine, self.identity.owner, frame, notify), name="refuse a steer")
 
     def _on_processed(self, frame: Frame, lane_name: str | None, size: int) -> None:
         """Some clients acknowledge what they have used. An answer would be taken for that of their next turn."""
@@ -344,13 +347,13 @@ class Connection:
             self._metrics.unhandled_errors.labels("handler").inc()
             self._create_failed(lane, frame, RequestError(500, Code.SERVER_ERROR, "The server failed."))
         else:
+            lane.made = reply.id
             lane.cursor = Cursor(reply, -1, self._writer.wake)
 
     def _create_failed(self, lane: Lane, frame: Frame, error: RequestError) -> None:
         lane.creating = False
-        previous = frame.get("previous_response_id")
-        if isinstance(previous, str) and previous in self._scope.turns:
-            self._engine.history.forget(previous)  # a failed continuation takes its parent with it (protocol §11.3)
+        if lane.made in self._scope.turns and lane.made == frame.get("previous_response_id"):
+            self._engine.history.forget(lane.made)  # a failed fork of another lane's would not (protocol §11.3)
         self._refuse(error, lane.name)
         self._start_creates()
 

@@ -48,6 +48,10 @@ class Keys:
         """A finished response that ended alone."""
         return f"{{{self.prefix}}}:turn:{response_id}"
 
+    def claim(self, name: str) -> str:
+        """Who has a name that only one may have."""
+        return f"{{{self.prefix}}}:claim:{name}"
+
     def usage(self, month: str) -> str:
         """How many commands all nodes sent in a month (YYYY-MM)."""
         return f"{{{self.prefix}}}:commands:{month}"

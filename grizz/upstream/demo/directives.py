@@ -51,6 +51,7 @@ class Script:
     cut: int | None = None
     eof: int | None = None
     error: str | None = None
+    window: int | None = None
     retry_after: float | None = None
     times: int | None = None
     midstream_error: int | None = None
@@ -182,6 +183,7 @@ DIRECTIVES: dict[str, Directive] = {
     "delay": Directive(_SECONDS, "wait before the response headers"),
     "first": Directive(_SECONDS, "wait after the headers, before the first chunk"),
     "error": Directive(_ERROR, "answer with this HTTP status; context: 400 too long; quota: 429 out of money"),
+    "window": Directive(_FROM_ONE, "answer 400, too long, if all messages together have more than N words"),
     "retry-after": Directive(_SECONDS, "add a Retry-After header, to an error or to an answer"),
     "times": Directive(_FROM_ONE, "error, cut, eof, stall, midstream-error and garbage only the first N times"),
     "stall": Directive(_COUNT, "after N deltas say nothing more and keep the connection open"),

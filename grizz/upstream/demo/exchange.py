@@ -47,8 +47,11 @@ class Exchange:
         Cancel-safe: nothing is left behind. Raises ConnectionError when the client is gone.
         """
         await asyncio.sleep(self._script.delay)
-        if self._script.error is not None:
-            status, body = wire.error(self._script.error)
+        error = self._script.error
+        if self._script.window is not None and self._chat.prompt_tokens > self._script.window:
+            error = "context"
+        if error is not None:
+            status, body = wire.error(error)
             return _json(status, body, self._headers())
         return await (self._stream() if self._chat.stream else self._whole())
 
@@ -113,7 +116,14 @@ class Exchange:
     def _writer(self, *, usage_field: bool) -> wire.Chunks | responses.Events:
         if self.speaks_responses:
             return responses.Events(self._created_s, self._chat.model, self._script)
-        return wire.Chunks(self._ident, self._created_s, self._chat.model, self._script, usage_field=usage_field)
+        return wire.Chunks(
+            self._ident,
+            self._created_s,
+            self._chat.model,
+            self._script,
+            usage_field=usage_field,
+            top_logprobs=self._chat.top_logprobs,
+        )
 
     def _counted(self, deltas: Iterator[bytes]) -> Iterator[bytes]:
         for delta in deltas:
