@@ -39,8 +39,10 @@ _MOST_HELD, _MOST_HELD_BYTES = 64, 256 * 1024
 _HOP = frozenset({"keepalive", "ping", "response.keepalive", "response.heartbeat"})
 _NOT_PASSED = ("type", "sequence_number", "stream_id", "obfuscation")
 _TYPE = re.compile(r"[A-Za-z0-9_.:\-]{1,128}\Z")
-# The names that Open Responses has for what OpenAI calls otherwise.
+# The names that Open Responses, and vLLM, have for what OpenAI calls otherwise.
 _SYNONYMS = {
+    "response.reasoning_part.added": "response.content_part.added",
+    "response.reasoning_part.done": "response.content_part.done",
     "response.reasoning.delta": "response.reasoning_text.delta",
     "response.reasoning.done": "response.reasoning_text.done",
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, TypeGuard
@@ -40,6 +41,14 @@ class Relayed:
     at: tuple[str, Any] | None = None
     seen: set[tuple[str, Any]] = field(default_factory=set)
 
+    def is_at(self, at: tuple[str, Any]) -> bool:
+        """Is that the open part? One whose place is not told is."""
+        return self.at is not None and self.at[0] == at[0] and at[1] in (None, self.at[1])
+
+    def has_seen(self, at: tuple[str, Any]) -> bool:
+        """Was there such a part?"""
+        return at in self.seen or (at[1] is None and any(home == at[0] for home, _ in self.seen))
+
 
 class Known:
     """Everything that one stream has announced."""
@@ -52,17 +61,19 @@ class Known:
         before = composer.output
         self._ids = {item["id"] for item in before}
         self._call_ids = {item["call_id"] for item in before if "call_id" in item}
-        self._opened = 0
+        self._all: list[Relayed] = []
 
     # Finding
 
     def find(self, event: dict[str, Any], holder: str | None = None) -> Relayed | None:
-        """Whose event this is: by id, or by place where ids do not match; the open one of the two.
+        """Whose event this is: by id, or by place where ids do not match; the last one's, if it says neither.
 
         Args:
             holder: the type its item must have.
         """
         named, placed = event.get("item_id"), event.get("output_index")
+        if not isinstance(named, str) and type(placed) is not int:
+            return self._last_open(holder) or next(iter(self._latest(holder)), None)
         by_id = self._by_id.get(named) if isinstance(named, str) else None
         by_place = self._by_place.get(placed) if type(placed) is int else None
         found = [one for one in (by_id, by_place) if one is not None and holder in (None, one.item.obj["type"])]
@@ -71,6 +82,12 @@ class Known:
             return opened
         # Another id at the place of what is over is something new that was not announced.
         return next((one for one in found if one is by_id or not isinstance(named, str)), None)
+
+    def _last_open(self, holder: str | None) -> Relayed | None:
+        return next((one for one in self._latest(holder) if not one.item.closed), None)
+
+    def _latest(self, holder: str | None) -> list[Relayed]:
+        return [one for one in reversed(self._all) if holder in (None, one.item.obj["type"])]
 
     def open_part(self, kind: PartKind, event: dict[str, Any]) -> Part | None:
         """The open part of that kind, if it is there."""
@@ -87,7 +104,7 @@ class Known:
         if kind.home is None:
             return part if part is not None and not part.announced else None
         at = _at(kind, event)
-        if part is None or part.kind is not ours or found.at != at or part.announced:
+        if part is None or part.kind is not ours or not found.is_at(at) or part.announced:
             part = self._begin(found, ours, at, {"type": _name(ours)})
         return part
 
@@ -125,7 +142,7 @@ class Known:
         if found is None or found.item.closed or found.item.obj["type"] not in ("message", "reasoning"):
             return
         at, ours, part = _at(kind, event), self._ours(kind), found.item.part
-        if part is not None and found.at == at and not part.spoken and part.kind is ours:
+        if part is not None and found.is_at(at) and not part.spoken and part.kind is ours:
             return
         self._begin(found, ours, at, given if ours is kind else {"type": _name(ours)})
 
@@ -146,7 +163,7 @@ class Known:
             ours |= {"status": "in_progress", "arguments": "", "call_id": self._call_id(obj.get("call_id"))}
         self._ids.add(ours["id"])
         found = Relayed(self._composer.open(ours))
-        self._opened += 1
+        self._all.append(found)
         if _is_text(given):
             self._by_id[given] = found
         if type(place) is int:
@@ -175,9 +192,9 @@ class Known:
         part = found.item.part
         if kind.home is not None:
             at = _at(kind, event)
-            if part is None and at not in found.seen and isinstance(whole, str):
+            if part is None and not found.has_seen(at) and isinstance(whole, str):
                 part = self._begin(found, self._ours(kind), at, {"type": _name(self._ours(kind))})
-            elif found.at != at:
+            elif not found.is_at(at):
                 return
         if part is None or part.announced:
             return
@@ -194,8 +211,7 @@ class Known:
         given = event.get("part")
         found = self.find(event)
         part = found.item.part if found is not None else None
-        home = "summary" if "summary" in kind_name else "content"
-        if found is None or part is None or found.at != (home, event.get(f"{home}_index", 0)):
+        if found is None or part is None or not found.is_at(_at(OPAQUE[kind_name.replace(".done", ".added")], event)):
             return
         if isinstance(given, dict):
             self._catch_up(part, given.get(part.kind.value))
@@ -211,10 +227,23 @@ class Known:
 
     def settle(self, output: Iterable[Any]) -> None:
         """The upstream's whole output: what is open ends as it says there, what never came comes now."""
-        for place, obj in enumerate(output):
-            obj = _item(obj)
-            found = self.find({"item_id": obj.get("id"), "output_index": place}, obj["type"])
-            if found is None and place >= self._opened:
+        items = [_item(obj) for obj in output]
+        # Some servers have other ids in the end than before; by their kinds it shows whether any are missing.
+        missing = Counter(obj["type"] for obj in items)
+        missing.subtract(found.item.obj["type"] for found in self._all)
+        named = [self._by_id.get(obj["id"]) if _is_text(obj.get("id")) else None for obj in items]
+        for found, obj in zip(named, items, strict=True):
+            if found is not None and found.item.obj["type"] == obj["type"]:
+                self._finish(found, obj)
+        for place, (found, obj) in enumerate(zip(named, items, strict=True)):
+            if found is not None:
+                continue
+            kind = obj["type"]
+            found = self._by_place.get(place)
+            if found is None or found.item.closed or found.item.obj["type"] != kind:
+                found = self._last_open(kind)
+            if found is None and missing[kind] > 0:
+                missing[kind] -= 1
                 found = self._announced_late(obj, place)
             if found is not None:
                 self._finish(found, obj)
@@ -302,8 +331,8 @@ def _item(obj: Any) -> dict[str, Any]:
 
 def _at(kind: PartKind, event: dict[str, Any]) -> tuple[str, Any]:
     assert kind.home is not None
-    place = event.get(kind.index or "", 0)
-    return kind.home, place if isinstance(place, int | str) else 0
+    place = event.get(kind.index or "")
+    return kind.home, place if isinstance(place, int | str) else None
 
 
 def _name(kind: PartKind) -> str:

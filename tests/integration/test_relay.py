@@ -38,7 +38,7 @@ async def test_text_comes_through_under_our_numbers_and_our_id() -> None:
         assert done["model"] == "grizz-demo"
         assert done["store"] is True
         assert done["usage"]["output_tokens"] == 40
-        assert (done["service_tier"], done["demo_region"]) == ("demo", "loopback")
+        assert (done["service_tier"], done["demo_region"]) == ("flex", "loopback")
         assert not [event for event in events if "obfuscation" in event]
         assert done["id"].startswith("resp_") and done["id"] == events[0]["response"]["id"]
         asked = sent(grizz)

@@ -68,7 +68,7 @@ class Events:
             "parallel_tool_calls": True,
             "tool_choice": "auto",
             "tools": [],
-            "service_tier": "demo",
+            "service_tier": "flex",
             "store": False,
             "metadata": {"of": "demo"},
             "demo_region": "loopback",
