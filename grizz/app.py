@@ -34,6 +34,8 @@ from grizz.telemetry import logs
 from grizz.telemetry.metrics import Metrics
 from grizz.transport.base import Transport
 from grizz.transport.memory import MemoryTransport
+from grizz.transport.shelf import Shelf
+from grizz.transport.shelf_memory import MemoryShelf
 from grizz.upstream.demo import DemoServer
 from grizz.upstream.openai import OpenAIUpstream
 from grizz.web.server import Server
@@ -321,7 +323,16 @@ class App:
             compactions=Compactions(settings.history.compaction_secret, scaled.claims if scaled else None),
             once=Once(scaled.claims if scaled else None, settings.history.keep_s),
             archive=scaled.archive if scaled else None,
+            shelf=self._build_shelf(),
         )
+
+    def _build_shelf(self) -> Shelf:
+        if self.scaled is not None:
+            return self.scaled.shelf
+        history = self._settings.history
+        shelf = MemoryShelf(keep_s=history.keep_s, max_bytes=history.max_bytes)
+        self.metrics.on_scrape(self.metrics.kept_bytes.labels("conversations"), lambda: shelf.bytes)
+        return shelf
 
     def _watch(self) -> None:
         """Gauges that are read when they are scraped."""

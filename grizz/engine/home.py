@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import functools
 import logging
 import sys
 from collections.abc import Sequence
+
+import orjson
 
 from grizz.core.job import Delivery, Job
 from grizz.engine.history import Turn
@@ -18,6 +21,7 @@ from grizz.engine.lookup import Lookup
 from grizz.engine.pulse import Pulse
 from grizz.engine.replies import Replies
 from grizz.engine.reply import Reply
+from grizz.engine.turns import Turns
 from grizz.engine.worker import STOPPED, Ending, Work, failed
 from grizz.errors import Code
 from grizz.protocol.compose import Composer
@@ -37,13 +41,17 @@ class Home:
 
     Args:
         pulse: says whether this node may speak.
+        turns: what ends in a conversation is in it before its end is shown.
     """
 
-    def __init__(self, replies: Replies, lookup: Lookup, pulse: Pulse, metrics: Metrics) -> None:
+    def __init__(self, replies: Replies, lookup: Lookup, pulse: Pulse, turns: Turns, metrics: Metrics) -> None:
         self._replies = replies
         self._lookup = lookup
         self._pulse = pulse
+        self._turns = turns
         self._metrics = metrics
+        # Responses whose end is not shown before their turn is in its conversation.
+        self._ending: dict[str, Reply] = {}
         # What came while it was not known who speaks: for two seconds at most.
         self._held: list[tuple[str, Sequence[Event]]] = []
         pulse.after = self._release
@@ -119,11 +127,17 @@ class Home:
         mirror = self._lookup.take_mirror(job.id)
         reply = mirror or _new_reply(job, work, now)
         # The whole context stands for the turns before it: they may be gone with the home, and are only read again.
-        reply.given = tuple(work.context)
-        if reply.ended:  # its end was shown here already
+        # Those of a conversation are in it.
+        own = len(work.request.input) if work.request.conversation is not None else len(work.context)
+        reply.given = tuple(work.context[len(work.context) - own :])
+        reply.request = work.request
+        if reply.ended:  # its end was shown here already; its turn may have been late
+            if work.request.conversation is not None:
+                self._turns.settle(reply, reply.response, lambda: None)
             self._remember(reply, now)
             return None
         self._replies.add(reply)
+        self._turns.adopt(reply)
         if log is None:
             # Above everything that anybody may have seen, whoever counted the attempts.
             step = 1 + max(attempt - 2, job.next_seq // RESTART_STEP, reply.last_seq // RESTART_STEP)
@@ -163,7 +177,7 @@ class Home:
     def end(self, response_id: str, ending: Ending) -> None:
         """Write the terminal event of a response that no worker holds."""
         reply = self._replies.get(response_id)
-        if reply is None or reply.ended:
+        if reply is None or reply.ended or response_id in self._ending:
             return
         outcome, how = ending
         composer = reply.composer(new_id)
@@ -176,8 +190,25 @@ class Home:
         self._append(reply, composer.take(), _now())
 
     def _append(self, reply: Reply, events: Sequence[Event], now: float) -> None:
-        if not events or reply.ended:
+        if not events or reply.ended or reply.id in self._ending:
             return
+        end = events[-1]
+        if not end.terminal or reply.request.conversation is None:
+            self._show(reply, events, now)
+            return
+        if len(events) > 1:
+            self._show(reply, events[:-1], now)
+        self._ending[reply.id] = reply
+        shown = functools.partial(self._show_end, reply, end)
+        self._turns.settle(reply, orjson.loads(end.data)["response"], shown)
+
+    def _show_end(self, reply: Reply, end: Event) -> None:
+        """Its turn is where it belongs, or that takes too long."""
+        del self._ending[reply.id]
+        if self._replies.get(reply.id) is reply:  # nobody else speaks for it meanwhile
+            self._show(reply, [end], _now())
+
+    def _show(self, reply: Reply, events: Sequence[Event], now: float) -> None:
         self._metrics.events.inc(len(events))
         self._replies.extend(reply, events, now)
         if reply.ended:
