@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import secrets
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -19,7 +18,7 @@ from grizz.engine.compaction import Compactions
 from grizz.engine.conversations import Conversations
 from grizz.engine.history import History, Scope, Turn
 from grizz.engine.home import Home
-from grizz.engine.ids import new_id
+from grizz.engine.ids import new_id, new_response_id
 from grizz.engine.lookup import Lookup
 from grizz.engine.once import Once
 from grizz.engine.origins import Origin, Origins
@@ -64,9 +63,9 @@ class Engine:
         lease_s: seconds of standstill after which another node may have taken over.
         keep_s: seconds a stored response is kept after its last use.
         archive: where finished responses are stored for every node, or None.
-        shelf: where conversations are.
         compactions: seals and opens compaction items.
         once: the idempotency keys in use.
+        shelf: where conversations are.
 
     Attributes:
         home: what the transport talks to.
@@ -87,9 +86,9 @@ class Engine:
         readers_per_response: int,
         lease_s: float,
         keep_s: float,
-        shelf: Shelf,
         compactions: Compactions,
         once: Once,
+        shelf: Shelf,
         archive: Archive | None = None,
     ) -> None:
         self.compactions = compactions
@@ -165,8 +164,8 @@ class Engine:
         Raises:
             RequestError: it names something that is not there, or not its own.
         """
-        before, given = await self._origins.seen(request, owner, self._now() + _ELSEWHERE_S)
-        context = await self.compactions.opened(owner, [*before, *given], len(given))
+        origin = await self._origins.read(request, owner, self._now() + _ELSEWHERE_S)
+        context = await self.compactions.opened(owner, [*origin.before, *origin.given], len(origin.given))
         check_calls_match(context)
         return context
 
@@ -348,9 +347,8 @@ class Engine:
         return reply
 
     def new_response_id(self) -> str:
-        """Who is its home, and in which hour it was made: where to look for it costs no look-up."""
-        hour = int(time.time() / 3600) & 0xFFFF
-        return f"resp_{self._node()}{hour:04x}{secrets.token_hex(14)}"
+        """An id for a response that is about to be made here."""
+        return new_response_id(self._node(), time.time())
 
     async def _stop(self, reply: Reply, cause: Cause) -> None:
         if reply.ended:
@@ -369,27 +367,9 @@ class Engine:
         """Stop it and wait for its end; a word to another node may be lost, so it is said again."""
         for _ in range(round(_CANCEL_WAIT_S / _SAY_AGAIN_S)):
             await self._stop(reply, cause)
-            if await self._wait_for_end(reply, _SAY_AGAIN_S):
+            if await reply.ends_within(_SAY_AGAIN_S):
                 return
         log.error("a stopped answer did not end", extra={"response": reply.id})
-
-    async def _wait_for_end(self, reply: Reply, within_s: float) -> bool:
-        ended = asyncio.Event()
-
-        def look() -> None:
-            if reply.ended or reply.revoked:
-                ended.set()
-
-        reply.watch(look)
-        try:
-            look()
-            async with asyncio.timeout(within_s):
-                await ended.wait()
-        except TimeoutError:
-            return False
-        finally:
-            reply.unwatch(look, self._now())
-        return True
 
     async def _sweep(self) -> None:
         while True:

@@ -76,17 +76,21 @@ class Origins:
         before = await self._before(parent, owner)
         return Origin(request, parent, before, self._resolve(request.input, owner, scope, ()))
 
-    async def seen(self, request: Request, owner: str, deadline: float) -> tuple[Sequence[Item], Sequence[Item]]:
-        """What was said before, and this turn's input, of a request that does not become a response; no lock is taken.
+    async def read(self, request: Request, owner: str, deadline: float) -> Origin:
+        """As `of`, for a request that does not become a response: no lock is taken.
 
         Raises:
-            RequestError: as in `of`.
+            RequestError: there is nothing of that name.
         """
-        if request.conversation is not None:
-            before = await self._conversations.read(request.conversation, owner)
-            return before, self._resolve(request.input, owner, None, before)
-        before = await self._before(await self._parent(request, owner, None, deadline), owner)
-        return before, self._resolve(request.input, owner, None, ())
+        if request.conversation is None:
+            return await self.of(request, owner, None, "", deadline)
+        try:
+            async with asyncio.timeout_at(deadline):
+                before = await self._conversations.read(request.conversation, owner)
+        except TimeoutError:
+            raise unreachable() from None
+        request = dataclasses.replace(request, input=tuple(own_ids(request.input, {item["id"] for item in before})))
+        return Origin(request, None, before, self._resolve(request.input, owner, None, before))
 
     async def _in_conversation(
         self, request: Request, owner: str, scope: Scope | None, response_id: str, deadline: float

@@ -6,8 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from grizz.errors import Code, RequestError
+from grizz.protocol.fields import check_metadata
 from grizz.protocol.items import Item, bad, kind, normalise, shown, text_of
-from grizz.protocol.requests import check_depth, check_metadata
+from grizz.protocol.requests import check_depth
 
 # What may be added by one request; a turn may bring more.
 MAX_ITEMS_AT_ONCE = 20

@@ -11,8 +11,8 @@ from aiohttp import web
 from grizz.engine.conversations import Conversations
 from grizz.errors import Code, RequestError
 from grizz.protocol import conversations as shapes
+from grizz.protocol.fields import conversation_id
 from grizz.protocol.items import shown
-from grizz.protocol.requests import conversation_id
 from grizz.transport.shelf import Conversation, Wanted
 from grizz.web.auth import Door, Identity
 from grizz.web.errors import json_response

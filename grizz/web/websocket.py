@@ -286,9 +286,8 @@ class Connection:
     def _on_presence(self, frame: Frame, lane_name: str | None, size: int) -> None:
         state = frame.get("state")
         if state not in _PRESENCES:
-            raise RequestError(
-                400, Code.INVALID_VALUE, f"'state' must be one of {', '.join(_PRESENCES)}.", param="state"
-            )
+            text = f"'state' must be one of {', '.join(_PRESENCES)}."
+            raise RequestError(400, Code.INVALID_VALUE, text, param="state")
         self._writer.presence = state
         self._writer.wake()
 
@@ -313,8 +312,8 @@ class Connection:
 
     def _on_steer(self, frame: Frame, lane_name: str | None, size: int) -> None:
         requests.check_depth(frame)
-        lane = self._lanes.delivering(str(frame.get("previous_response_id")))
-        notify = partial(self.notify, lane_name=lane.name if lane else None)
+        of = self._lanes.delivering(str(frame.get("previous_response_id")))
+        notify = partial(self.notify, lane_name=of.name if of else None)
         self._tasks.spawn(steer.refuse(self._engine, self.identity.owner, frame, notify), name="refuse a steer")
 
     def _on_processed(self, frame: Frame, lane_name: str | None, size: int) -> None:
@@ -381,8 +380,6 @@ class Connection:
             raise RequestError(410, Code.LOG_EXPIRED, text, param="response_id")
         self._metrics.resumes.labels("ok").inc()
         self._attached(lane, turn.id, after, turn.last_seq, turn.response["status"], 1)
-
-    # What goes out
 
     def _attached(self, lane: Lane, response_id: str, after: int, last_seq: int, status: str, attempt: int) -> None:
         if not self._extended:

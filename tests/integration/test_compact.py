@@ -202,3 +202,32 @@ async def test_the_limits_of_a_user_hold_for_compacting(start_grizz, http: aioht
     assert (await compact(http, grizz.url, input=SAID))[0] == 200
     status, told = await compact(http, grizz.url, input=SAID)
     assert (status, told["error"]["code"]) == (429, "rate_limit_exceeded")
+
+
+async def test_a_conversation_is_compacted_and_the_window_begins_another(
+    grizz: Grizz, http: aiohttp.ClientSession
+) -> None:
+    async with http.post(f"{grizz.url}/v1/conversations", json={"items": SAID}) as answer:
+        conversation = (await answer.json())["id"]
+    status, window = await compact(http, grizz.url, conversation=conversation)
+    assert status == 200
+    assert [item["type"] for item in window["output"]] == ["message", "compaction"]
+    async with http.post(f"{grizz.url}/v1/conversations", json={"items": window["output"]}) as answer:
+        assert answer.status == 200
+        other = (await answer.json())["id"]
+    for text in ("One.", "Two."):
+        _, answered = await create(http, grizz.url, input=text, conversation=other)
+        assert answered["status"] == "completed"
+    messages = str(grizz.demo.last_request["messages"])
+    assert "Talk like a pirate." in messages and "the code word is heron" in messages and "One." in messages
+    async with http.get(f"{grizz.url}/v1/conversations/{other}/items?order=asc") as answer:
+        listed = (await answer.json())["data"]
+    assert listed[1]["encrypted_content"] == token_of(window)
+    assert "pirate" not in str(listed[:2])
+
+
+async def test_a_conversation_that_is_not_there_is_not_compacted(grizz: Grizz, http: aiohttp.ClientSession) -> None:
+    status, told = await compact(http, grizz.url, conversation="conv_" + "0" * 32)
+    assert (status, told["error"]["code"]) == (404, "conversation_not_found")
+    body = {"conversation": "conv_" + "0" * 32, "previous_response_id": "resp_x", "input": "x"}
+    assert (await compact(http, grizz.url, **body))[0] == 400
