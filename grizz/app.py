@@ -253,6 +253,7 @@ class App:
             ),
             max_retries=settings.max_retries,
             first_token_timeout_s=settings.first_token_timeout_s,
+            loading_timeout_s=settings.loading_timeout_s,
             max_tokens_field=settings.max_tokens_field,
             developer_role=settings.developer_role,
             breaker_failures=settings.breaker_failures,

@@ -135,6 +135,9 @@ class UpstreamSettings:
     max_retries: int = setting(2, "tries after the first one; only before the first word of an answer", high=10)
     connect_timeout_s: float = setting(5.0, "longest time to connect", low=0.1)
     first_token_timeout_s: float = setting(60.0, "longest time to the first word of an answer", low=0.1)
+    loading_timeout_s: float = setting(
+        30.0, "how long jobs wait for one that says 503, as while it loads its model, before they fail"
+    )
     idle_timeout_s: float = setting(60.0, "longest silence before and within an answer", low=0.1)
     max_connections: int = setting(1000, "most requests to it at the same time", low=1, high=100_000)
     breaker_failures: int = setting(10, "failures in a row, within a minute, after which it rests", low=1)
