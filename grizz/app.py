@@ -129,7 +129,7 @@ class App:
         asyncio.get_running_loop().set_exception_handler(self._loop_error)
         members = await self._open_upstreams()
         self.models = Models(members, self._default_model())
-        model = await self.models.default()
+        model = await self.models.default(waits=False)
         self.metrics = Metrics(
             version=__version__,
             mode="redis" if settings.redis.url else "memory",

@@ -103,11 +103,13 @@ class Member:
         if is_news:
             self._unready_since = now
         self._unready_at = now
-        patience_s = self.terms.loading_timeout_s
-        if error.result == "connect":
-            patience_s = min(patience_s, _REFUSED_PATIENCE_S)
-        self._unready_until = self._unready_since + patience_s
+        self._unready_until = self._unready_since + self.patience_s(error)
         return is_news
+
+    def patience_s(self, error: UpstreamError) -> float:
+        """How long one that is not ready is waited for, by what it said."""
+        refused = error.result == "connect"
+        return min(self.terms.loading_timeout_s, _REFUSED_PATIENCE_S) if refused else self.terms.loading_timeout_s
 
     def ready(self) -> bool:
         """It has answered. Is that news?"""
