@@ -212,6 +212,16 @@ class DemoSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LocalSettings:
+    """A model on this machine, in a process that Grizz starts and ends; `make run-local` has what it needs."""
+
+    enabled: bool = setting(False, "let a local model answer, whatever upstreams are set", flag="--local")
+    model_file: str = setting("", "GGUF file of the local model; empty is a very small one", flag="--model-file")
+    context_tokens: int = setting(4096, "how long a conversation with it may become", low=256, high=1 << 20)
+    threads: int = setting(0, "threads that compute; 0 takes half of the cores", high=1024)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """Every setting. `Settings()` is all defaults; only what `load` returns has been validated."""
 
@@ -226,12 +236,15 @@ class Settings:
     log: LogSettings = LogSettings()
     redis: RedisSettings = RedisSettings()
     demo: DemoSettings = DemoSettings()
+    local: LocalSettings = LocalSettings()
     upstreams: Mapping[str, UpstreamSettings] = field(default_factory=dict)
     keys: Mapping[str, KeySettings] = field(default_factory=dict)
 
     @property
     def uses_demo(self) -> bool:
         """Whether the demo model answers: on demand, or because there is nothing else to ask."""
+        if self.local.enabled:
+            return False
         return self.demo.enabled or not (self.upstreams or self.upstream.api_key or self.upstream.base_url)
 
     @property
