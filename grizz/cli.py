@@ -20,13 +20,20 @@ DEFAULT_FILE = Path("config.toml")
 # Heading → the settings that have a flag there, each with what stands for its value in the help.
 GROUPS = {
     "listening": {"server.host": "ADDRESS", "server.port": "PORT", "server.allow_anonymous": ""},
-    "answering": {"demo.enabled": "", "redis.url": "URL", "server.drain_timeout_s": "SECONDS"},
+    "answering": {
+        "demo.enabled": "",
+        "local.enabled": "",
+        "local.model_file": "FILE",
+        "redis.url": "URL",
+        "server.drain_timeout_s": "SECONDS",
+    },
     "logging": {"log.level": "LEVEL", "log.format": "FORMAT"},
 }
 
 EXAMPLES = """\
 examples:
   python grizz.py --demo                          try it: no key and no other service needed
+  python grizz.py --local                         a small real model on this machine; first: make run-local
   OPENAI_API_KEY=... python grizz.py              answers by OpenAI
   OPENAI_BASE_URL=http://127.0.0.1:11434/v1 python grizz.py
                                                   answers by any compatible server, here a local one
@@ -210,6 +217,8 @@ def _complaint(error: ConfigError) -> str:
 
 def _upstream(loaded: Loaded) -> str:
     settings = loaded.settings
+    if settings.local.enabled:
+        return "a local model (local.enabled)"
     if settings.demo.enabled:
         return "the demo model (demo.enabled)"
     if settings.uses_demo:
