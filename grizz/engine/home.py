@@ -10,8 +10,11 @@ import dataclasses
 import logging
 import sys
 from collections.abc import Sequence
+from typing import Any
 
-from grizz.core.job import Delivery, Job
+import orjson
+
+from grizz.core.job import RESTART_STEP, Delivery, Job
 from grizz.engine.history import Turn
 from grizz.engine.ids import new_id
 from grizz.engine.lookup import Lookup
@@ -28,8 +31,8 @@ from grizz.transport.base import Cause
 
 log = logging.getLogger(__name__)
 
-# An attempt that must begin anew on another node is numbered from a multiple of this: above all that was seen before.
-RESTART_STEP = 1_000_000
+# A disk that takes longer to store an answer does not hold up its end any more.
+_STORE_WITHIN_S = 2.0
 
 
 class Home:
@@ -46,6 +49,8 @@ class Home:
         self._metrics = metrics
         # What came while it was not known who speaks: for two seconds at most.
         self._held: list[tuple[str, Sequence[Event]]] = []
+        # Responses whose end is being stored before anybody is told of it.
+        self._ending: dict[str, Reply] = {}
         pulse.after = self._release
 
     def __repr__(self) -> str:
@@ -121,7 +126,9 @@ class Home:
         # The whole context stands for the turns before it: they may be gone with the home, and are only read again.
         reply.given = tuple(work.context)
         if reply.ended:  # its end was shown here already
-            self._remember(reply, now)
+            if (turn := _turn_of(reply, reply.response, reply.last_seq)) is not None:
+                self._lookup.keep(turn, now)
+            reply.given, reply.parent, reply.scope = (), None, None
             return None
         self._replies.add(reply)
         if log is None:
@@ -136,14 +143,6 @@ class Home:
         whole = reply.last_seq >= 0 or (log and log[0].type == "response.created")
         self._append(reply, [*(() if whole else _beginning(job, work)), *log], now)
         return job
-
-    def _remember(self, reply: Reply, now: float) -> None:
-        request = reply.request
-        scope = None if request.store else reply.scope
-        if request.store or scope is not None:
-            turn = Turn(reply.id, reply.owner, reply.parent, reply.given, reply.response, reply.last_seq, scope)
-            self._lookup.keep(turn, now)
-        reply.given, reply.parent, reply.scope = (), None, None
 
     def forget(self, job_id: str, node: str) -> None:
         """How it ended is not true any more: it runs again, at that node."""
@@ -176,17 +175,46 @@ class Home:
         self._append(reply, composer.take(), _now())
 
     def _append(self, reply: Reply, events: Sequence[Event], now: float) -> None:
-        if not events or reply.ended:
+        if not events or reply.ended or reply.id in self._ending:
             return
+        last = events[-1]
+        if not last.terminal:
+            self._show(reply, events, now)
+            return
+        turn = _turn_of(reply, orjson.loads(last.data)["response"], last.seq)
+        stored = self._lookup.settle(reply.id, reply.owner, turn)
+        if stored is None:
+            self._show(reply, events, now)
+            self._settled(reply, turn, now)
+            return
+        if len(events) > 1:
+            self._show(reply, events[:-1], now)
+        self._ending[reply.id] = reply
+        late = asyncio.get_running_loop().call_later(_STORE_WITHIN_S, self._end_stored, reply, last, turn)
+
+        def is_stored(_: object) -> None:
+            late.cancel()
+            self._end_stored(reply, last, turn)
+
+        stored.add_done_callback(is_stored)
+
+    def _end_stored(self, reply: Reply, end: Event, turn: Turn | None) -> None:
+        """Once the end is stored, or takes too long: say it, once, unless nobody has the reply any more."""
+        if self._ending.pop(reply.id, None) is reply and self._replies.get(reply.id) is reply:
+            self._show(reply, [end], _now())
+            self._settled(reply, turn, _now())
+
+    def _show(self, reply: Reply, events: Sequence[Event], now: float) -> None:
         self._metrics.events.inc(len(events))
         self._replies.extend(reply, events, now)
-        if reply.ended:
-            self._settled(reply, now)
 
-    def _settled(self, reply: Reply, now: float) -> None:
+    def _settled(self, reply: Reply, turn: Turn | None, now: float) -> None:
         """A response has ended: remember the turn, count it, write the one line."""
         request, response = reply.request, reply.response
-        self._remember(reply, now)
+        if turn is not None:
+            turn.response = response  # one object for both
+            self._lookup.history.add(turn, now)
+        reply.given, reply.parent, reply.scope = (), None, None
         label = self._metrics.model(request.model)
         took = now - reply.created_at
         self._metrics.duration.labels(label).observe(took)
@@ -224,6 +252,14 @@ def _beginning(job: Job, work: Work) -> list[Event]:
     if two:
         composer.lifecycle(second, second)
     return composer.take()
+
+
+def _turn_of(reply: Reply, response: dict[str, Any], last_seq: int) -> Turn | None:
+    """What is remembered of a response: nothing, unless it is to be stored, or its connection may continue it."""
+    scope = None if reply.request.store else reply.scope
+    if not reply.request.store and scope is None:
+        return None
+    return Turn(reply.id, reply.owner, reply.parent, reply.given, response, last_seq, scope)
 
 
 def _new_reply(job: Job, work: Work, now: float) -> Reply:
