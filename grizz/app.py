@@ -153,7 +153,7 @@ class App:
         if self.scaled is not None:
             self.scaled.start()
         if self.durable is not None:
-            await self.durable.join(self.engine, memory)
+            await self.durable.join(self.engine, memory, self.pool.free)
         self.engine.start()
         self.pool.start()
         self._tasks.spawn(self._measure_lag(), name="measure loop lag")

@@ -91,8 +91,12 @@ class Durable:
         log.info("the history is kept in a file", extra={"path": path})
         return cls(settings, store, metrics, tasks)
 
-    async def join(self, engine: Engine, transport: MemoryTransport) -> None:
-        """Before the workers start and anybody can ask: go on with what the process before left."""
+    async def join(self, engine: Engine, transport: MemoryTransport, free: int) -> None:
+        """Before the workers start and anybody can ask: go on with what the process before left.
+
+        Args:
+            free: how many workers there will be.
+        """
         self._engine = engine
         self.store.erased = self._on_erased
         self.store.start()
@@ -101,6 +105,7 @@ class Durable:
             transport,
             engine.home,
             max_attempts=self._settings.workers.max_attempts,
+            free=free,
             adopted=self._metrics.redis.adopted.inc,
         )
         await revival.begin()

@@ -14,7 +14,7 @@ import sqlite3
 import time
 from collections.abc import Callable
 
-from grizz.core.job import Delivery
+from grizz.core.job import Delivery, Job
 from grizz.transport.base import Home
 from grizz.transport.memory import MemoryTransport
 from grizz.transport.sqlite.journal import Journal, Unfinished
@@ -27,6 +27,7 @@ class Revival:
 
     Args:
         max_attempts: deliveries of one job at most.
+        free: how many workers will begin at once.
         adopted: called for each that goes on.
     """
 
@@ -37,12 +38,14 @@ class Revival:
         home: Home,
         *,
         max_attempts: int,
+        free: int,
         adopted: Callable[[], None],
     ) -> None:
         self._journal = journal
         self._transport = transport
         self._home = home
         self._max_attempts = max_attempts
+        self._free = free
         self._adopted = adopted
 
     async def begin(self) -> int:
@@ -56,7 +59,7 @@ class Revival:
         if not taken:
             return 0
         try:
-            await self._journal.begin_anew([(one.job, one.attempt) for one in taken])
+            await self._journal.begin_anew(self._with_attempts(taken))
         except sqlite3.Error as error:
             log.error("unfinished answers cannot be written down again", extra={"err": str(error)})
         for one in taken:
@@ -68,6 +71,11 @@ class Revival:
                 self._transport.resume(one.job, one.attempt)
         log.warning("answers that a restart had interrupted begin anew", extra={"count": len(taken)})
         return len(taken)
+
+    def _with_attempts(self, taken: list[Unfinished]) -> list[tuple[Job, int]]:
+        """Each with the deliveries that it has had in a moment: workers take the first ones at once."""
+        begins = {one.job.id for one in [one for one in taken if not self._is_spent(one)][: self._free]}
+        return [(one.job, one.attempt + (one.job.id in begins)) for one in taken]
 
     def _adopt(self, found: Unfinished) -> Unfinished | None:
         # The time without a process is no waiting in line.
