@@ -33,6 +33,8 @@ from grizz.telemetry import logs
 from grizz.telemetry.metrics import Metrics
 from grizz.transport.base import Transport
 from grizz.transport.memory import MemoryTransport
+from grizz.transport.shelf import Shelf
+from grizz.transport.shelf_memory import MemoryShelf
 from grizz.upstream.demo import DemoServer
 from grizz.upstream.openai import OpenAIUpstream
 from grizz.web.server import Server
@@ -333,7 +335,18 @@ class App:
             lease_s=settings.workers.lease_s,
             keep_s=durable.use_counts_s if durable else settings.history.keep_s,
             archive=scaled.archive if scaled else durable.store.archive if durable else None,
+            shelf=self._build_shelf(),
         )
+
+    def _build_shelf(self) -> Shelf:
+        if self.scaled is not None:
+            return self.scaled.shelf
+        if self.durable is not None:
+            return self.durable.store.shelf
+        history = self._settings.history
+        shelf = MemoryShelf(keep_s=history.keep_s, max_bytes=history.max_bytes)
+        self.metrics.on_scrape(self.metrics.kept_bytes.labels("conversations"), lambda: shelf.bytes)
+        return shelf
 
     def _watch(self) -> None:
         """Gauges that are read when they are scraped."""

@@ -8,7 +8,9 @@ GrizzError
 │   ├── QueueFull          the queue is at its bound; nothing was taken
 │   ├── LeaseLost          somebody else holds the job now: stop, say nothing more
 │   ├── TransportClosed    the transport is shutting down
-│   └── RedisDown          the Redis cannot be asked now; what can be done without it goes on
+│   ├── RedisDown          the Redis cannot be asked now; what can be done without it goes on
+│   ├── ShelfDown          conversations cannot be read or written now
+│   └── ConversationLocked another turn of the conversation is under way
 └── UpstreamError          the model API failed; says whether trying again may help
 """
 
@@ -36,6 +38,8 @@ class Code(StrEnum):
     ITEM_NOT_FOUND = "item_not_found"
     PREVIOUS_RESPONSE_NOT_FOUND = "previous_response_not_found"
     RESPONSE_NOT_FOUND = "response_not_found"
+    CONVERSATION_NOT_FOUND = "conversation_not_found"
+    CONVERSATION_LOCKED = "conversation_locked"
     LOG_EXPIRED = "grizz:log_expired"
     LANE_BUSY = "grizz:lane_busy"
     STREAM_LIMIT = "websocket_stream_limit_reached"
@@ -141,6 +145,14 @@ class TransportClosed(TransportError):
 
 class RedisDown(TransportError):
     """The Redis cannot be asked now, or did not answer in time."""
+
+
+class ShelfDown(TransportError):
+    """Conversations cannot be read or written now; whether a write was done is unknown."""
+
+
+class ConversationLocked(TransportError):
+    """Another turn of the conversation is under way."""
 
 
 class UpstreamError(GrizzError):

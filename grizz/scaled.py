@@ -35,6 +35,7 @@ from grizz.transport.redis.keys import Keys
 from grizz.transport.redis.link import Link
 from grizz.transport.redis.parts import transport_of
 from grizz.transport.redis.record import Codec
+from grizz.transport.redis.shelf import RedisShelf
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +63,7 @@ class Scaled:
     """The parts of scaled mode.
 
     Attributes:
-        transport, archive, bus: what the engine works with.
+        transport, archive, shelf, bus: what the engine works with.
         budget: commands against the monthly budget.
     """
 
@@ -84,6 +85,7 @@ class Scaled:
         )
         self.chores = Chores(self.keys, self.link, lambda: self.bus.node, lambda: self._thrift)
         self.archive = RedisArchive(self.keys, self.link, self.chores, keep_s=settings.history.keep_s)
+        self.shelf = RedisShelf(self.keys, self.link, keep_s=settings.history.keep_s)
         limits = Limits(
             max_jobs=settings.queue.max_jobs,
             max_bytes=settings.queue.max_bytes,

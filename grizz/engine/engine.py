@@ -8,31 +8,34 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
 import logging
 import secrets
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from grizz.core.job import Job
+from grizz.engine.conversations import Conversations
 from grizz.engine.history import History, Scope, Turn
 from grizz.engine.home import Home
 from grizz.engine.ids import new_id
 from grizz.engine.lookup import Lookup
+from grizz.engine.origins import Origin, Origins
 from grizz.engine.pulse import Pulse
 from grizz.engine.replies import Replies
 from grizz.engine.reply import Reply
+from grizz.engine.turns import Turns
 from grizz.engine.worker import STOPPED, Work
 from grizz.errors import Code, QueueFull, RequestError, TransportClosed
 from grizz.protocol.compose import Composer
 from grizz.protocol.events import response_object
-from grizz.protocol.items import Item, check_calls_match, with_ids
+from grizz.protocol.items import check_calls_match
 from grizz.protocol.reader import usage
 from grizz.protocol.requests import Request
 from grizz.tasks import TaskOwner
 from grizz.telemetry.metrics import Metrics
 from grizz.transport.base import Archive, Cause, Found, Transport
+from grizz.transport.shelf import Shelf
 
 log = logging.getLogger(__name__)
 
@@ -59,10 +62,12 @@ class Engine:
         lease_s: seconds of standstill after which another node may have taken over.
         keep_s: seconds a stored response is kept after its last use.
         archive: where finished responses are stored for every node, or None.
+        shelf: where conversations are.
 
     Attributes:
         home: what the transport talks to.
         lookup: finds responses that are no reply of this node.
+        conversations: what clients ask of conversations.
     """
 
     def __init__(
@@ -78,13 +83,17 @@ class Engine:
         readers_per_response: int,
         lease_s: float,
         keep_s: float,
+        shelf: Shelf,
         archive: Archive | None = None,
     ) -> None:
         self.pulse = Pulse(lease_s, transport.may_speak)
         self.replies = replies
         self.history = history
         self.lookup = Lookup(history, archive, keep_s=keep_s)
-        self.home = Home(replies, self.lookup, self.pulse, metrics)
+        self.conversations = Conversations(shelf)
+        self._turns = Turns(shelf, tasks, lease_s=lease_s, is_running=lambda one: replies.get(one) is not None)
+        self._origins = Origins(self.lookup, self.conversations, self._turns)
+        self.home = Home(replies, self.lookup, self.pulse, self._turns, metrics)
         self.draining = False
         self._node = node
         self._transport = transport
@@ -210,7 +219,7 @@ class Engine:
             await self._stop_and_wait(found, Cause.DELETED)
             self.replies.remove(found)
             self.lookup.take_mirror(found.id)
-        self.lookup.delete(response_id, owner)
+        await self.lookup.delete(response_id, owner)
 
     def deleted_elsewhere(self, response_id: str, owner: str) -> None:
         """Another node deletes a response of that owner, of which there may be a copy here."""
@@ -247,6 +256,9 @@ class Engine:
                 await self.replies.idle.wait()
         for reply in left:
             self.home.end(reply.id, STOPPED[Cause.SHUTDOWN])
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_END_WITHIN_S):
+                await self.replies.idle.wait()
 
     # Inside
 
@@ -256,17 +268,35 @@ class Engine:
         if self.draining:
             raise _restarting()
         await self.pulse.sure()
-        deadline = asyncio.get_running_loop().time() + _ELSEWHERE_S
-        parent = await self._parent(request, owner, scope, deadline)
-        request = dataclasses.replace(request, input=tuple(with_ids(request.input, new_id)))
-        given = self._resolve(request.input, owner, scope)
-        context = [*(parent.context() if parent else ()), *given]
+        deadline = self._now() + _ELSEWHERE_S
+        response_id = self._response_id()
+        running = self.reply(request.previous_response_id or "", owner)
+        origin = await self._origins.of(request, owner, scope, response_id, running, deadline)
+        try:
+            return await self._accept(response_id, origin, owner, scope, size, on_end, deadline + origin.waited_s)
+        except BaseException:
+            self._turns.give_up(response_id)
+            raise
+
+    async def _accept(
+        self,
+        response_id: str,
+        origin: Origin,
+        owner: str,
+        scope: Scope | None,
+        size: int,
+        on_end: OnEnd | None,
+        deadline: float,
+    ) -> Reply:
+        request, parent, given = origin.request, origin.parent, origin.given
+        context = [*origin.before, *given]
         check_calls_match(context)
-        if self.draining:  # it has begun while this one waited for others; from here on nothing waits
+        # It may have begun, or become another node, while this one waited for others; from here on nothing waits.
+        if self.draining or not response_id.startswith(f"resp_{self._node()}"):
             raise _restarting()
         waits = request.generate and self._transport.depth().queued >= self._free_slots()
         status = "queued" if waits else "in_progress"
-        response = response_object(self._response_id(), int(time.time()), request, status)
+        response = response_object(response_id, int(time.time()), request, status)
         reply = Reply({**response}, owner, request, parent=parent, scope=scope, given=given, size=size, now=self._now())
         reply.on_end = on_end
         composer = Composer(response, new_id=new_id)
@@ -297,35 +327,6 @@ class Engine:
         """Who is its home, and in which hour it was made: where to look for it costs no look-up."""
         hour = int(time.time() / 3600) & 0xFFFF
         return f"resp_{self._node()}{hour:04x}{secrets.token_hex(14)}"
-
-    async def _parent(self, request: Request, owner: str, scope: Scope | None, deadline: float) -> Turn | None:
-        previous = request.previous_response_id
-        if previous is None:
-            return None
-        try:
-            async with asyncio.timeout_at(deadline):
-                turn = await self.lookup.turn(previous, owner, scope)
-        except TimeoutError:
-            text = f"Previous response with id '{previous}' could not be looked up in time; try again."
-            raise RequestError(503, Code.OVERLOADED, text, param="previous_response_id", retry_after_s=1.0) from None
-        if turn is not None and turn.continuable:
-            return turn
-        running = self.reply(previous, owner)
-        state = " has not ended yet" if running is not None and not running.ended else " not found"
-        text = f"Previous response with id '{previous}'{state}."
-        raise RequestError(400, Code.PREVIOUS_RESPONSE_NOT_FOUND, text, param="previous_response_id")
-
-    def _resolve(self, items: Sequence[Item], owner: str, scope: Scope | None) -> list[Item]:
-        resolved = []
-        for index, item in enumerate(items):
-            if item["type"] == "item_reference":
-                found = self.lookup.item(item["id"], owner, scope)
-                if found is None:
-                    text = f"Item with id '{item['id']}' not found."
-                    raise RequestError(400, Code.ITEM_NOT_FOUND, text, param=f"input[{index}].id")
-                item = found
-            resolved.append(item)
-        return resolved
 
     async def _stop(self, reply: Reply, cause: Cause) -> None:
         if reply.ended:
@@ -372,6 +373,8 @@ class Engine:
             now = self._now()
             self.replies.expire(now)
             self.lookup.sweep(now)
+            self.conversations.sweep()
+            self._turns.sweep()
             for reply in self.replies.abandoned(now):
                 log.info("nobody watches this answer any more", extra={"response": reply.id})
                 await self._stop(reply, Cause.ABANDONED)

@@ -21,6 +21,7 @@ from grizz.engine.lookup import Lookup
 from grizz.engine.pulse import Pulse
 from grizz.engine.replies import Replies
 from grizz.engine.reply import Reply
+from grizz.engine.turns import Turns
 from grizz.engine.worker import STOPPED, Ending, Work, failed
 from grizz.errors import Code
 from grizz.protocol.compose import Composer
@@ -31,7 +32,7 @@ from grizz.transport.base import Cause
 
 log = logging.getLogger(__name__)
 
-# A disk that takes longer to store an answer does not hold up its end any more.
+# What takes longer to store an answer does not hold up its end any more.
 _STORE_WITHIN_S = 2.0
 
 
@@ -40,17 +41,19 @@ class Home:
 
     Args:
         pulse: says whether this node may speak.
+        turns: what ends in a conversation is in it before its end is shown.
     """
 
-    def __init__(self, replies: Replies, lookup: Lookup, pulse: Pulse, metrics: Metrics) -> None:
+    def __init__(self, replies: Replies, lookup: Lookup, pulse: Pulse, turns: Turns, metrics: Metrics) -> None:
         self._replies = replies
         self._lookup = lookup
         self._pulse = pulse
+        self._turns = turns
         self._metrics = metrics
+        # Responses whose end is not shown before it is stored, and their turn in its conversation.
+        self._ending: dict[str, Reply] = {}
         # What came while it was not known who speaks: for two seconds at most.
         self._held: list[tuple[str, Sequence[Event]]] = []
-        # Responses whose end is being stored before anybody is told of it.
-        self._ending: dict[str, Reply] = {}
         pulse.after = self._release
 
     def __repr__(self) -> str:
@@ -124,13 +127,19 @@ class Home:
         mirror = self._lookup.take_mirror(job.id)
         reply = mirror or _new_reply(job, work, now)
         # The whole context stands for the turns before it: they may be gone with the home, and are only read again.
-        reply.given = tuple(work.context)
-        if reply.ended:  # its end was shown here already
+        # Those of a conversation are in it.
+        own = len(work.request.input) if work.request.conversation is not None else len(work.context)
+        reply.given = tuple(work.context[len(work.context) - own :])
+        reply.request = work.request
+        if reply.ended:  # its end was shown here already; its turn may have been late
+            if work.request.conversation is not None:
+                self._turns.settle(reply, reply.response, lambda: None)
             if (turn := _turn_of(reply, reply.response, reply.last_seq)) is not None:
                 self._lookup.keep(turn, now)
             reply.given, reply.parent, reply.scope = (), None, None
             return None
         self._replies.add(reply)
+        self._turns.adopt(reply)
         if log is None:
             # Above everything that anybody may have seen, whoever counted the attempts.
             step = 1 + max(attempt - 2, job.next_seq // RESTART_STEP, reply.last_seq // RESTART_STEP)
@@ -162,7 +171,7 @@ class Home:
     def end(self, response_id: str, ending: Ending) -> None:
         """Write the terminal event of a response that no worker holds."""
         reply = self._replies.get(response_id)
-        if reply is None or reply.ended:
+        if reply is None or reply.ended or response_id in self._ending:
             return
         outcome, how = ending
         composer = reply.composer(new_id)
@@ -177,29 +186,36 @@ class Home:
     def _append(self, reply: Reply, events: Sequence[Event], now: float) -> None:
         if not events or reply.ended or reply.id in self._ending:
             return
-        last = events[-1]
-        if not last.terminal:
+        end = events[-1]
+        if not end.terminal:
             self._show(reply, events, now)
             return
-        turn = _turn_of(reply, orjson.loads(last.data)["response"], last.seq)
-        stored = self._lookup.settle(reply.id, reply.owner, turn)
-        if stored is None:
-            self._show(reply, events, now)
-            self._settled(reply, turn, now)
-            return
+        response = orjson.loads(end.data)["response"]
+        turn = _turn_of(reply, response, end.seq)
+        talks = reply.request.conversation is not None
+        stored = self._lookup.settle(reply.id, reply.owner, turn, in_conversation=talks)
         if len(events) > 1:
             self._show(reply, events[:-1], now)
         self._ending[reply.id] = reply
-        late = asyncio.get_running_loop().call_later(_STORE_WITHIN_S, self._end_stored, reply, last, turn)
+        waits = {name for name, does in (("stored", stored is not None), ("talks", talks)) if does}
+        late = asyncio.get_running_loop().call_later(_STORE_WITHIN_S, self._show_end, reply, end, turn)
 
-        def is_stored(_: object) -> None:
-            late.cancel()
-            self._end_stored(reply, last, turn)
+        def done(name: str) -> None:
+            waits.discard(name)
+            if not waits:
+                late.cancel()
+                self._show_end(reply, end, turn)
 
-        stored.add_done_callback(is_stored)
+        if stored is not None:
+            stored.add_done_callback(lambda _: done("stored"))
+        if talks:
+            self._turns.settle(reply, response, lambda: done("talks"))
+        if not waits:
+            done("")
 
-    def _end_stored(self, reply: Reply, end: Event, turn: Turn | None) -> None:
-        """Once the end is stored, or takes too long: say it, once, unless nobody has the reply any more."""
+    def _show_end(self, reply: Reply, end: Event, turn: Turn | None) -> None:
+        """All that it says is where it belongs, or that takes too long."""
+        # Unless it was shown; or nobody has the reply any more, or somebody else speaks for it.
         if self._ending.pop(reply.id, None) is reply and self._replies.get(reply.id) is reply:
             self._show(reply, [end], _now())
             self._settled(reply, turn, _now())

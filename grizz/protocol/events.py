@@ -104,7 +104,9 @@ def response_object(response_id: str, created_at: int, request: Request, status:
         created_at: seconds since the epoch.
     """
     given = request.fields
+    named = {} if request.conversation is None else {"conversation": {"id": request.conversation}}
     return {
+        **named,
         "id": response_id,
         "object": "response",
         "created_at": created_at,

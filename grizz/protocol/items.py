@@ -165,6 +165,26 @@ def with_ids(items: Iterable[Item], new_id: Callable[[str], str]) -> list[Item]:
     return listed
 
 
+def shown(item: Item) -> Item:
+    """An item as a listing shows it: with what both dialects require and a client may leave out (protocol §6)."""
+    if item["type"] == "reasoning":
+        return {"summary": [], **item}
+    key = {"message": "content", "function_call_output": "output"}.get(item["type"], "")
+    parts = item.get(key)
+    if not isinstance(parts, list):
+        return item
+    said = "output_text" if item.get("role") == "assistant" else "input_text"
+    return {**item, key: [_shown_part(part, said) for part in parts]}
+
+
+def _shown_part(part: dict[str, Any], said: str) -> dict[str, Any]:
+    if part["type"] == "input_image":
+        return {"detail": "auto", **part}
+    if part["type"] == "text":
+        part = {**part, "type": said}
+    return {"annotations": [], **part} if part["type"] == "output_text" else part
+
+
 _PREFIX = {"message": "msg", "function_call": "fc", "function_call_output": "fco", "reasoning": "rs"}
 
 

@@ -43,6 +43,12 @@ class Request:
         return self.fields.get("previous_response_id")
 
     @property
+    def conversation(self) -> str | None:
+        """The conversation whose next turn it is."""
+        named = self.fields.get("conversation")
+        return named["id"] if isinstance(named, dict) else named
+
+    @property
     def store(self) -> bool:
         """May it be continued and fetched later? True unless refused."""
         return bool(self.fields.get("store", True))
@@ -86,6 +92,9 @@ def parse(body: Any, default_model: str) -> Request:
     for key, why in _REFUSED.items():
         if body.get(key) is not None:
             raise bad(Code.UNSUPPORTED_PARAMETER, f"'{key}' is not supported: {why}", key)
+    if "conversation" in fields and "previous_response_id" in fields:
+        text = "Mutually exclusive parameters: 'previous_response_id' and 'conversation'; send one of them."
+        raise bad(Code.MUTUALLY_EXCLUSIVE, text, "previous_response_id")
     model = fields.pop("model", None) or default_model
     if not model:
         raise bad(Code.MISSING_PARAMETER, "'model' is missing and this server has no default model.", "model")
@@ -115,6 +124,17 @@ def response_id(frame: dict[str, Any]) -> str | None:
     value = frame.get("response_id")
     if value is not None and not isinstance(value, str):
         raise bad(Code.INVALID_TYPE, f"'response_id' must be a string, not {kind(value)}.", "response_id")
+    return value
+
+
+def conversation_id(value: str, param: str) -> str:
+    """The id of a conversation, as far as its form tells.
+
+    Raises:
+        RequestError: 400 when no conversation can have it.
+    """
+    if not value.startswith("conv_"):
+        raise bad(Code.INVALID_VALUE, f"Invalid '{param}': '{value[:100]}'. An id begins with 'conv_'.", param)
     return value
 
 
@@ -173,15 +193,16 @@ def _input(body: dict[str, Any], fields: dict[str, Any]) -> list[Item]:
     value = body.get("input")
     if value is not None:
         return normalise(value)
-    if fields.get("previous_response_id") or fields.get("instructions") or fields.get("generate") is False:
+    if any(fields.get(key) for key in _SAY_ENOUGH) or fields.get("generate") is False:
         return []
     raise bad(Code.MISSING_PARAMETER, "'input' is missing: a string or an array of items.", "input")
 
 
 Check = Callable[[Any, str], None]
 
+# With one of these there is something to answer without any input.
+_SAY_ENOUGH = ("previous_response_id", "conversation", "instructions")
 _REFUSED = {
-    "conversation": "continue with 'previous_response_id' instead.",
     "prompt": "stored prompt templates live on another server; send 'instructions' and 'input'.",
 }
 
@@ -271,7 +292,19 @@ def _text(value: Any, key: str) -> None:
         raise bad(Code.MISSING_PARAMETER, "'text.format' needs 'name' and 'schema'.", "text.format.schema")
 
 
-def _metadata(value: Any, key: str) -> None:
+def _conversation(value: Any, key: str) -> None:
+    named = value.get("id") if isinstance(value, dict) else value
+    if not isinstance(named, str):
+        raise bad(Code.INVALID_TYPE, f"'{key}' must be an id or an object with an 'id', not {kind(value)}.", key)
+    conversation_id(named, key)
+
+
+def check_metadata(value: Any, key: str) -> None:
+    """What may be written on a response or a conversation.
+
+    Raises:
+        RequestError: 400.
+    """
     _object(value, key)
     if len(value) > 16:
         raise bad(Code.INVALID_VALUE, f"'{key}' has {len(value)} entries; allowed are 16.", key)
@@ -289,6 +322,7 @@ _FIELDS: dict[str, Check] = {
     "model": _string,
     "instructions": _string,
     "previous_response_id": _string,
+    "conversation": _conversation,
     "store": _boolean,
     "background": _boolean,
     "generate": _boolean,
@@ -307,7 +341,7 @@ _FIELDS: dict[str, Check] = {
     "reasoning": _object,
     "text": _text,
     "truncation": _choice("auto", "disabled"),
-    "metadata": _metadata,
+    "metadata": check_metadata,
     "user": _string,
     "safety_identifier": _string,
     "prompt_cache_key": _string,

@@ -287,8 +287,14 @@ class Archive(Protocol):
     def keep(self, response_id: str, owner: str, record: bytes) -> None:
         """Store one. Never waits."""
 
-    def settle(self, response_id: str, owner: str, record: bytes | None) -> asyncio.Future[Any] | None:
+    def settle(
+        self, response_id: str, owner: str, record: bytes | None, *, in_conversation: bool = False
+    ) -> asyncio.Future[Any] | None:
         """A response of this process ends: store it, or, without a record, see that nothing of it stays. Never waits.
+
+        Args:
+            in_conversation: it is a conversation's turn, and what that comes to (`Shelf.append`, `Shelf.release`) is
+                called right after.
 
         Returns:
             None: its end may be told at once. Else what is done, in whatever way, when it may be: an end that was
@@ -301,8 +307,12 @@ class Archive(Protocol):
     def touch(self, response_ids: Sequence[str]) -> None:
         """They are in use: keep them longer. Never waits."""
 
-    def discard(self, response_id: str, *, stored: bool = True) -> None:
-        """Forget one; not `stored`: another node removes what is stored. Never waits."""
+    def discard(self, response_id: str, *, stored: bool = True) -> asyncio.Future[Any] | None:
+        """Forget one; not `stored`: another node removes what is stored. Never waits.
+
+        Returns:
+            None: that is as good as done. Else what is done when no crash can bring it back.
+        """
 
 
 class Finder(Protocol):

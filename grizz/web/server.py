@@ -16,6 +16,7 @@ from grizz.tasks import OnError, TaskOwner
 from grizz.telemetry.metrics import Metrics
 from grizz.web.auth import Door
 from grizz.web.auth.sessions import Sessions
+from grizz.web.conversations import ConversationApi
 from grizz.web.errors import NOWHERE, Answers, json_response, nowhere
 from grizz.web.gate import Gate
 from grizz.web.http import Api
@@ -104,8 +105,16 @@ class Server:
             models=self._models.list,
             request_timeout_s=self._settings.server.request_timeout_s,
         )
+        conversations = ConversationApi(
+            self._engine.conversations,
+            door=self._door,
+            limits=self._limits,
+            watchdog=self._watchdog,
+            request_timeout_s=self._settings.server.request_timeout_s,
+        )
         routes = [
             *api.routes(),
+            *conversations.routes(),
             *Sessions(self._door).routes(),
             *Pages(self._door, self._page_info).routes(),
             web.get("/livez", self._livez),

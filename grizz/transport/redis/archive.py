@@ -45,7 +45,7 @@ class RedisArchive:
         if len(record) <= _MAX_BYTES:
             self._chores.store(bucket_of(response_id), response_id, record)
 
-    def settle(self, response_id: str, owner: str, record: bytes | None) -> None:
+    def settle(self, response_id: str, owner: str, record: bytes | None, *, in_conversation: bool = False) -> None:
         """See `Archive.settle`: a command for each end would cost more than the rare answer that runs once more."""
         if record is not None:
             self.keep(response_id, owner, record)

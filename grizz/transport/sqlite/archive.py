@@ -43,11 +43,14 @@ class SqliteArchive:
         """See `Archive.keep`."""
         self._store(response_id, owner, record)
 
-    def settle(self, response_id: str, owner: str, record: bytes | None) -> asyncio.Future[Any] | None:
-        """See `Archive.settle`."""
+    def settle(
+        self, response_id: str, owner: str, record: bytes | None, *, in_conversation: bool = False
+    ) -> asyncio.Future[Any] | None:
+        """See `Archive.settle`; with its turn in its conversation it is one transaction."""
+        behind = response_id if in_conversation else None
         if record is not None:
-            return self._store(response_id, owner, record)
-        return self._journal.remove(response_id)
+            return self._store(response_id, owner, record, behind)
+        return self._journal.remove(response_id, behind)
 
     async def fetch(self, response_ids: Sequence[str]) -> dict[str, bytes]:
         """See `Archive.fetch`."""
@@ -64,11 +67,11 @@ class SqliteArchive:
         ids, now = orjson.dumps(list(response_ids)).decode(), time.time()
         self._writer.ride(lambda db: db.execute(_TOUCH, (now, ids)))
 
-    def discard(self, response_id: str, *, stored: bool = True) -> None:
+    def discard(self, response_id: str, *, stored: bool = True) -> asyncio.Future[Any]:
         """See `Archive.discard`; there is no other process."""
-        self._writer.post(lambda db: db.execute("DELETE FROM turns WHERE id = ?", (response_id,)))
+        return self._writer.write(lambda db: db.execute("DELETE FROM turns WHERE id = ?", (response_id,)))
 
-    def _store(self, response_id: str, owner: str, record: bytes) -> asyncio.Future[Any]:
+    def _store(self, response_id: str, owner: str, record: bytes, behind: str | None = None) -> asyncio.Future[Any]:
         """Store it, its job being over; when there is no room for more to be written, only that."""
         self._journal.forget(response_id)
         room = not self._writer.full
@@ -81,4 +84,4 @@ class SqliteArchive:
                 db.execute(_KEEP, (response_id, owner, record, now, now))
             db.execute("DELETE FROM jobs WHERE id = ?", (response_id,))
 
-        return self._writer.write(step, len(record) if room else 0)
+        return self._writer.write(step, len(record) if room else 0, behind=behind)

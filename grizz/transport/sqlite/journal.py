@@ -89,11 +89,15 @@ class Journal:
             self._count(job_id, attempt)
         return [job_id for job_id, _ in kept]
 
-    def remove(self, job_id: str) -> asyncio.Future[Any] | None:
-        """A job is over and nothing of it is stored; None when it does not stand in the file."""
+    def remove(self, job_id: str, behind: str | None = None) -> asyncio.Future[Any] | None:
+        """A job is over and nothing of it is stored; None when it does not stand in the file.
+
+        Args:
+            behind: see `Writer.write`.
+        """
         if not self.forget(job_id):
             return None
-        return self._writer.write(lambda db: db.execute("DELETE FROM jobs WHERE id = ?", (job_id,)))
+        return self._writer.write(lambda db: db.execute("DELETE FROM jobs WHERE id = ?", (job_id,)), behind=behind)
 
     def forget(self, job_id: str) -> bool:
         """Whoever asks removes it; was it there?"""

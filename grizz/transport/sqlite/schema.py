@@ -30,8 +30,38 @@ _FIRST = (
     "CREATE TABLE erasures (id INTEGER PRIMARY KEY, owner TEXT NOT NULL, at REAL NOT NULL)",
 )
 
+_CONVERSATIONS = (
+    """
+    CREATE TABLE conversations (
+        key INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, owner TEXT NOT NULL, created_at INTEGER NOT NULL,
+        updated_at REAL NOT NULL, metadata TEXT NOT NULL, opening TEXT NOT NULL, version INTEGER NOT NULL,
+        items INTEGER NOT NULL, bytes INTEGER NOT NULL
+    )
+    """,
+    "CREATE INDEX conversations_by_owner ON conversations (owner, updated_at)",
+    "CREATE INDEX conversations_by_use ON conversations (updated_at)",
+    """
+    CREATE TABLE conversation_items (
+        conversation INTEGER NOT NULL, number INTEGER NOT NULL, id TEXT NOT NULL, data BLOB NOT NULL,
+        UNIQUE (conversation, number), UNIQUE (conversation, id)
+    )
+    """,
+    # Turns that were appended, so that none is twice.
+    """
+    CREATE TABLE conversation_turns (
+        conversation INTEGER NOT NULL, turn TEXT NOT NULL, PRIMARY KEY (conversation, turn)
+    ) WITHOUT ROWID
+    """,
+    """
+    CREATE TRIGGER conversation_forgotten AFTER DELETE ON conversations BEGIN
+        DELETE FROM conversation_items WHERE conversation = OLD.key;
+        DELETE FROM conversation_turns WHERE conversation = OLD.key;
+    END
+    """,
+)
+
 # Each one makes a file one version newer. Never change one that was released; add the next.
-MIGRATIONS: tuple[tuple[str, ...], ...] = (_FIRST,)
+MIGRATIONS: tuple[tuple[str, ...], ...] = (_FIRST, _CONVERSATIONS)
 
 _MIGRATED = "CREATE TABLE IF NOT EXISTS migrations (version INTEGER PRIMARY KEY, at REAL NOT NULL, grizz TEXT NOT NULL)"
 

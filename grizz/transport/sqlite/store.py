@@ -16,6 +16,7 @@ from grizz.transport.sqlite import file
 from grizz.transport.sqlite.archive import SqliteArchive
 from grizz.transport.sqlite.journal import Journal
 from grizz.transport.sqlite.reader import Reader
+from grizz.transport.sqlite.shelf import SqliteShelf
 from grizz.transport.sqlite.upkeep import Erasure, Upkeep
 from grizz.transport.sqlite.writer import Writer
 
@@ -27,7 +28,11 @@ _LOCK_LOOK_S = 0.1
 _CLOSE_WITHIN_S = 5.0
 
 # Everything of one user's, in one step.
-ERASE = ("DELETE FROM turns WHERE owner = ?", "DELETE FROM jobs WHERE owner = ?")
+ERASE = (
+    "DELETE FROM turns WHERE owner = ?",
+    "DELETE FROM jobs WHERE owner = ?",
+    "DELETE FROM conversations WHERE owner = ?",
+)
 
 
 class Store:
@@ -36,6 +41,7 @@ class Store:
     Attributes:
         archive: finished responses.
         journal: unfinished jobs.
+        shelf: conversations.
         writer, reader: for whatever else stands in the file.
         erased: called on the event loop when a command has deleted what a user had; set before `start`.
     """
@@ -59,6 +65,7 @@ class Store:
         self.reader = Reader(path)
         self.journal = Journal(self.writer, self.reader, codec, metrics, keep_s=keep_s)
         self.archive = SqliteArchive(self.writer, self.reader, self.journal, metrics)
+        self.shelf = SqliteShelf(self.writer, self.reader, keep_s=keep_s)
         self.erased: Callable[[Sequence[Erasure]], None] = lambda erasures: None
         metrics.up.set(1)
 

@@ -16,8 +16,11 @@ _EXPIRE_EVERY_S = 30.0
 # Pages given back to the system at a time, once a quarter of the file is free.
 _GIVE_BACK = 500
 
-_EXPIRE = "DELETE FROM turns WHERE id IN (SELECT id FROM turns WHERE used_at < ? ORDER BY used_at LIMIT ?)"
-_OLDEST = "DELETE FROM turns WHERE id IN (SELECT id FROM turns ORDER BY used_at LIMIT ?)"
+_EXPIRE = (
+    "DELETE FROM turns WHERE rowid IN (SELECT rowid FROM turns WHERE used_at < ? ORDER BY used_at LIMIT ?)",
+    "DELETE FROM conversations WHERE key IN"
+    " (SELECT key FROM conversations WHERE updated_at < ? ORDER BY updated_at LIMIT ?)",
+)
 
 Erasure = tuple[int, str]
 """Its number, and whose history it was."""
@@ -68,21 +71,26 @@ class Upkeep:
 
     def _expire(self, db: sqlite3.Connection) -> None:
         before = time.time() - self._keep_s
-        for _ in range(_ROUNDS):
-            if db.execute(_EXPIRE, (before, _AT_ONCE)).rowcount < _AT_ONCE:
-                return
-        self._expired_at = -_EXPIRE_EVERY_S  # there is more: at the next look
+        for query in _EXPIRE:
+            if db.execute(query, (before, _AT_ONCE)).rowcount == _AT_ONCE:
+                self._expired_at = -_EXPIRE_EVERY_S  # there is more: at the next look
 
     def _keep_bound(self, db: sqlite3.Connection) -> None:
+        """Drop what nobody used for longest, a fiftieth at a time: a small file must not lose all of it at once."""
         for _ in range(_ROUNDS):
             self.bytes = _used(db)
-            # Of a small file two hundred turns may be all there is.
-            few = min(_AT_ONCE, 1 + _number(db, "SELECT count(*) FROM turns") // 10) if self._is_over() else 0
-            if not few or not db.execute(_OLDEST, (few,)).rowcount:
+            if self.bytes <= self._max_bytes:
                 return
-
-    def _is_over(self) -> bool:
-        return self.bytes > self._max_bytes
+            count, oldest = db.execute("SELECT count(*), min(used_at) FROM turns").fetchone()
+            others, theirs = db.execute("SELECT count(*), min(updated_at) FROM conversations").fetchone()
+            if not count and not others:
+                return  # unfinished jobs are all there is; the queue bounds them
+            few = min(_AT_ONCE, 1 + (count + others) // 50)
+            if count and (not others or oldest < theirs):
+                before = db.execute("SELECT used_at FROM turns ORDER BY used_at LIMIT 1 OFFSET ?", (few,)).fetchone()
+                db.execute(_EXPIRE[0], (before[0] if before else time.time() + 1, few))
+            else:
+                db.execute(_EXPIRE[1], (theirs + 1e-6, 1))
 
     def _give_back(self, db: sqlite3.Connection) -> None:
         free, pages = _number(db, "PRAGMA freelist_count"), _number(db, "PRAGMA page_count")

@@ -14,7 +14,7 @@ import sqlite3
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +29,7 @@ MAX_WAITING_BYTES = 64 << 20
 _MAX_AT_ONCE = 500
 _LOOK_EVERY_S = 0.5
 _SAY_EVERY_S = 60.0
+_BEHIND_S = 1.0
 
 
 @dataclass(slots=True)
@@ -38,6 +39,7 @@ class _Order:
     done: asyncio.Future[Any] | None
     result: Any = None
     error: Exception | None = None
+    rest: Sequence[_Order] = ()
 
 
 class Writer:
@@ -57,6 +59,7 @@ class Writer:
         self._metrics = metrics
         self._upkeep = upkeep
         self._orders: queue.SimpleQueue[_Order | None] = queue.SimpleQueue()
+        self._behind: dict[str, list[_Order]] = {}
         self._riding: deque[_Order] = deque()
         self._loop = asyncio.get_running_loop()
         self._thread = threading.Thread(target=self._run, name="grizz history writer", daemon=True)
@@ -77,19 +80,34 @@ class Writer:
         """Do more bytes wait than are allowed? Then the disk is far too slow, and what can be left out is."""
         return self.waiting_bytes >= MAX_WAITING_BYTES
 
-    def write(self, step: Step, size: int = 0) -> asyncio.Future[Any]:
+    def write(self, step: Step, size: int = 0, *, behind: str | None = None) -> asyncio.Future[Any]:
         """Do it with the next transaction; the future has what `step` returned once that is committed. Never waits.
+
+        Args:
+            behind: do it only with what `write_with` brings for that name, or after a second without.
 
         The future raises what `step` did, or `sqlite3.Error`, when it could not be written; that is logged and counted
         here. To wait for it, shield it: a cancelled future cancels nothing.
         """
         future: asyncio.Future[Any] = self._loop.create_future()
-        self._put(_Order(step, size, future))
+        order = _Order(step, size, future)
+        if behind is None:
+            self._put(order)
+        else:
+            self._behind.setdefault(behind, []).append(order)
+            self._loop.call_later(_BEHIND_S, self.release, behind)
         return future
 
-    def post(self, step: Step, size: int = 0) -> None:
-        """As `write`, and nobody waits for it."""
-        self._put(_Order(step, size, None))
+    def write_with(self, name: str, step: Step, size: int = 0) -> asyncio.Future[Any]:
+        """As `write`, in one transaction with what waits behind that name."""
+        future: asyncio.Future[Any] = self._loop.create_future()
+        self._put(_Order(step, size, future, rest=self._behind.pop(name, ())))
+        return future
+
+    def release(self, name: str) -> None:
+        """Nothing comes with that name: do what waits behind it."""
+        for order in self._behind.pop(name, ()):
+            self._put(order)
 
     def ride(self, step: Step) -> None:
         """Do it with the next transaction that somebody else asks for, or at the close."""
@@ -98,6 +116,8 @@ class Writer:
     async def close(self, within_s: float) -> bool:
         """Write what waits and close the connection; False when that is not done in time. Safe to call twice."""
         if not self._closed:
+            for name in list(self._behind):
+                self.release(name)
             self._closed = True
             self._orders.put(None)
         if self._thread.ident is None:  # never started
@@ -107,10 +127,11 @@ class Writer:
         return not self._thread.is_alive()
 
     def _put(self, order: _Order) -> None:
-        self.waiting_bytes += order.size
+        self.waiting_bytes += order.size + sum(other.size for other in order.rest)
         if self._closed:
-            order.error = sqlite3.ProgrammingError("the history is closed")
-            self._resolve([order])
+            for one in (order, *order.rest):
+                one.error = sqlite3.ProgrammingError("the history is closed")
+            self._resolve([order, *order.rest])
         else:
             self._orders.put(order)
 
@@ -138,7 +159,7 @@ class Writer:
         """Whatever waits, and whether more may come."""
         batch: list[_Order] = []
         while order is not None:
-            batch.append(order)
+            batch += [order, *order.rest]
             if len(batch) >= _MAX_AT_ONCE:
                 return batch, True
             try:
