@@ -16,7 +16,8 @@ from urllib.parse import urlsplit
 
 from grizz import __version__
 from grizz.config import Settings, UpstreamSettings, change
-from grizz.durable import Durable, kept_in
+from grizz.config.place import kept_in
+from grizz.durable import Durable
 from grizz.engine.engine import Engine
 from grizz.engine.fleet import Fleet
 from grizz.engine.flusher import Flusher

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from grizz.config import Settings
+from grizz.config.place import path_of
 from grizz.engine.engine import Engine
 from grizz.engine.erase import forget_owner
 from grizz.engine.worker import Work
@@ -17,7 +18,6 @@ from grizz.tasks import TaskOwner
 from grizz.telemetry.metrics import Metrics
 from grizz.transport.memory import MemoryTransport
 from grizz.transport.redis.record import Codec
-from grizz.transport.sqlite.file import default_path
 from grizz.transport.sqlite.revival import Revival
 from grizz.transport.sqlite.store import Store, open_store
 from grizz.transport.sqlite.upkeep import Erasure
@@ -26,22 +26,6 @@ log = logging.getLogger(__name__)
 
 _USE_COUNTS_S = 600.0
 CODEC = Codec(Work.to_wire, Work.from_wire, lambda work: work.may_keep)
-
-
-def kept_in(settings: Settings) -> str:
-    """memory, redis or sqlite."""
-    store = settings.history.store
-    return store if store != "auto" else "redis" if settings.redis.url else "sqlite"
-
-
-def path_of(settings: Settings) -> Path:
-    """The file that the settings, or the system, name.
-
-    Raises:
-        HistoryUnusable: neither does.
-    """
-    given = settings.history.path
-    return Path(given).expanduser().absolute() if given else default_path(os.environ)
 
 
 class Durable:
@@ -72,7 +56,7 @@ class Durable:
         """
         path = ""
         try:
-            path = str(path_of(settings))
+            path = str(path_of(settings, os.environ))
             store = await open_store(
                 Path(path),
                 codec=CODEC,

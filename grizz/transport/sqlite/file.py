@@ -1,4 +1,4 @@
-"""The file itself: where it is by default, that one process alone writes it, and what is done when it is damaged."""
+"""The file itself: how it is opened, that one process alone writes it, and what is done when it is damaged."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import logging
 import os
 import sqlite3
 import time
-from collections.abc import Mapping
 from pathlib import Path
 
 from grizz.errors import HistoryUnusable
@@ -19,29 +18,11 @@ except ImportError:  # Windows: nothing there is as safe as flock, which the ker
 
 log = logging.getLogger(__name__)
 
-NAME = "grizz.db"
 # Another writer is a command that deletes a user's history, in short transactions.
 _BUSY_MS = 5000
 # A damaged page is looked for at the start, for so long at most: two seconds read some gigabytes.
 _CHECK_S = 2.0
 _CHECK_EVERY = 100_000  # instructions of SQLite's machine between two looks at the clock
-
-
-def default_path(environ: Mapping[str, str]) -> Path:
-    """Where systemd keeps a service's state (`StateDirectory=`), else where a user's programs keep theirs.
-
-    Raises:
-        HistoryUnusable: this user has no home directory.
-    """
-    if given := environ.get("STATE_DIRECTORY", "").partition(":")[0]:
-        return Path(given) / NAME
-    state = environ.get("XDG_STATE_HOME", "")
-    if os.path.isabs(state):  # the specification: a relative one is to be ignored
-        return Path(state) / "grizz" / NAME
-    try:
-        return Path.home() / ".local" / "state" / "grizz" / NAME
-    except RuntimeError as error:
-        raise HistoryUnusable("there is no home directory to keep the history in; set history.path") from error
 
 
 class Lock:
