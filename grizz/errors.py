@@ -2,6 +2,7 @@
 
 GrizzError
 ├── ConfigError            a setting is unknown or bad; the process does not start
+├── HistoryUnusable        the file that keeps the history cannot be used; says why
 ├── RequestError           the client's fault or the house's refusal; carries status and code
 ├── TransportError
 │   ├── QueueFull          the queue is at its bound; nothing was taken
@@ -76,6 +77,10 @@ class GrizzError(Exception):
 
 class ConfigError(GrizzError):
     """One or more settings are unknown or bad; the text names each, its value and what is allowed."""
+
+
+class HistoryUnusable(GrizzError):
+    """The file that keeps the history cannot be used: the text goes behind its name."""
 
 
 class RequestError(GrizzError):
