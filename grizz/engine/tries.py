@@ -143,8 +143,9 @@ class Tries:
         return reader.end()
 
     def _reader(self, trial: Trial) -> Reader | Relay:
-        kind = Relay if trial.member.terms.api == "responses" else Reader
-        return kind(self._composer, new_id=self._new_id)
+        if trial.member.terms.api == "responses":
+            return Relay(self._composer, new_id=self._new_id)
+        return Reader(self._composer, new_id=self._new_id)
 
     def _body(self, trial: Trial, ask: Ask) -> dict[str, Any]:
         """What is asked there: the next upstream may speak another API."""
