@@ -16,6 +16,9 @@ from urllib.parse import urlsplit
 
 from grizz import __version__
 from grizz.config import Settings, UpstreamSettings, change
+from grizz.config.place import kept_in
+from grizz.durable import Durable
+from grizz.engine.compaction import Compactions
 from grizz.engine.engine import Engine
 from grizz.engine.fleet import Fleet
 from grizz.engine.flusher import Flusher
@@ -23,6 +26,8 @@ from grizz.engine.history import History
 from grizz.engine.ids import new_id
 from grizz.engine.member import Member, Terms
 from grizz.engine.models import Models
+from grizz.engine.names import Names
+from grizz.engine.once import Once
 from grizz.engine.replies import Replies
 from grizz.engine.worker import Pool, Rules
 from grizz.errors import ConfigError
@@ -32,7 +37,10 @@ from grizz.telemetry import logs
 from grizz.telemetry.metrics import Metrics
 from grizz.transport.base import Transport
 from grizz.transport.memory import MemoryTransport
+from grizz.transport.shelf import Shelf
+from grizz.transport.shelf_memory import MemoryShelf
 from grizz.upstream.demo import DemoServer
+from grizz.upstream.local import LocalServer
 from grizz.upstream.openai import OpenAIUpstream
 from grizz.web.server import Server
 from grizz.web.tls import tls_context
@@ -42,6 +50,8 @@ log = logging.getLogger(__name__)
 OPENAI_URL = "https://api.openai.com/v1"
 DEMO_MODEL = "grizz-demo"
 OPENAI_MODEL = "gpt-5-mini"
+# A large model on a small machine takes long to load, and who started it wants it waited for.
+_LOCAL_LOADING_S = 300.0
 _LAG_EVERY_S = 0.1
 
 
@@ -116,6 +126,7 @@ class App:
         self._tasks = TaskOwner("grizz", self._unhandled)
         self._runs = TaskOwner("worker", self._unhandled)
         self._demo: DemoServer | None = None
+        self._local: LocalServer | None = None
         self._ends: list[Callable[[], Coroutine[Any, Any, Any]]] = []
         self.model_name = ""
 
@@ -123,22 +134,26 @@ class App:
         """Build and start every part; returns the port.
 
         Raises:
+            ConfigError: a file that the settings name cannot be used.
             OSError: the address cannot be bound.
         """
         settings = self._settings
         asyncio.get_running_loop().set_exception_handler(self._loop_error)
         members = await self._open_upstreams()
-        self.models = Models(members, self._default_model())
-        model = await self.models.default()
+        self.names = Names(settings.models, settings.keys)
+        self.models = Models(members, self._default_model(), self.names)
+        model = await self.models.default(waits=False)
         self.metrics = Metrics(
             version=__version__,
             mode="redis" if settings.redis.url else "memory",
-            models=[model] if model else [],
+            models=list(dict.fromkeys([*([model] if model else []), *self.names.aliases])),
             upstreams=[member.name for member in members],
         )
-        self.fleet = Fleet(members, self.metrics)
+        self.fleet = Fleet(members, self.metrics, self.names.resolve)
         self.scaled = Scaled(settings, self.metrics, self._tasks) if settings.redis.url else None
-        self.transport: Transport = self.scaled.transport if self.scaled else self._build_memory()
+        self.durable = await self._open_history()
+        memory = self._build_memory()
+        self.transport: Transport = self.scaled.transport if self.scaled else memory
         self.pool = self._build_pool()
         self.engine = self._build_engine()
         self.transport.connect(self.engine.home, self.pool)
@@ -148,6 +163,8 @@ class App:
         await self.transport.start()
         if self.scaled is not None:
             self.scaled.start()
+        if self.durable is not None:
+            await self.durable.join(self.engine, memory, self.pool.free)
         self.engine.start()
         self.pool.start()
         self._tasks.spawn(self._measure_lag(), name="measure loop lag")
@@ -188,6 +205,7 @@ class App:
         """
         changed = change(self._settings, settings)
         self.server.reload(changed.settings)
+        self.names.reload(changed.settings.models, changed.settings.keys)
         self.engine.readers_per_response = changed.settings.limits.readers_per_response
         logging.getLogger("grizz").setLevel(changed.settings.log.level.upper())
         self._settings = changed.settings
@@ -218,8 +236,10 @@ class App:
             await end()
 
     async def _open_upstreams(self) -> list[Member]:
-        """The demo model alone, the named upstreams, or the one of [upstream]; the best first."""
+        """The demo or local model alone, the named upstreams, or the one of [upstream]; the best first."""
         settings = self._settings
+        if settings.local.enabled:
+            return [self._open_local()]
         if settings.uses_demo:
             self._demo = DemoServer(tokens_per_second=settings.demo.tokens_per_second)
             await self._demo.start()
@@ -236,6 +256,22 @@ class App:
         by_priority = sorted(settings.upstreams.items(), key=lambda item: item[1].priority)
         return [self._open_upstream(name, one, named=True) for name, one in by_priority]
 
+    def _open_local(self) -> Member:
+        local = self._settings.local
+        self._local = LocalServer(
+            self._tasks, model_file=local.model_file, context=local.context_tokens, threads=local.threads
+        )
+        self._local.start()
+        self._ends.append(self._local.stop)
+        loading_s = max(_LOCAL_LOADING_S, self._settings.upstream.loading_timeout_s)
+        upstream = replace(
+            self._settings.upstream,
+            base_url=self._local.url,
+            api_key=self._local.api_key,
+            loading_timeout_s=loading_s,
+        )
+        return self._open_upstream("local", upstream, named=False)
+
     def _open_upstream(self, name: str, settings: UpstreamSettings, *, named: bool) -> Member:
         upstream = OpenAIUpstream(
             name=name,
@@ -244,6 +280,7 @@ class App:
             connect_timeout_s=settings.connect_timeout_s,
             idle_timeout_s=settings.idle_timeout_s,
             max_connections=settings.max_connections,
+            api="responses" if settings.api == "responses" else "chat",
         )
         self._ends.append(upstream.close)
         terms = Terms(
@@ -253,11 +290,13 @@ class App:
             ),
             max_retries=settings.max_retries,
             first_token_timeout_s=settings.first_token_timeout_s,
+            loading_timeout_s=settings.loading_timeout_s,
             max_tokens_field=settings.max_tokens_field,
             developer_role=settings.developer_role,
             breaker_failures=settings.breaker_failures,
             breaker_first_s=settings.breaker_first_s,
             breaker_longest_s=settings.breaker_longest_s,
+            api=settings.api,
             named=named,
         )
         return Member(upstream, terms)
@@ -265,10 +304,21 @@ class App:
     def _default_model(self) -> str:
         """The configured model; else one that is known to be there; else "", and the upstream's first is taken."""
         settings = self._settings
+        if self._local is not None:
+            return self._local.model
         if settings.uses_demo:
             return DEMO_MODEL
         asks_openai = not (settings.upstreams or settings.upstream.base_url)
         return settings.upstream.model or (OPENAI_MODEL if asks_openai else "")
+
+    async def _open_history(self) -> Durable | None:
+        """The file of the history, if there is to be one."""
+        if kept_in(self._settings) != "sqlite":
+            return None
+        durable = await Durable.open(self._settings, self.metrics, self._tasks)
+        if durable is not None:
+            self._ends.append(durable.store.close)
+        return durable
 
     def _build_memory(self) -> MemoryTransport:
         settings = self._settings
@@ -279,6 +329,7 @@ class App:
             max_attempts=settings.workers.max_attempts,
             max_wait_s=settings.queue.max_wait_s,
             tasks=self._tasks,
+            journal=self.durable.store.journal if self.durable else None,
         )
 
     def _build_pool(self) -> Pool:
@@ -302,7 +353,7 @@ class App:
     def _build_engine(self) -> Engine:
         settings = self._settings
         node = secrets.token_hex(4)
-        scaled = self.scaled
+        scaled, durable = self.scaled, self.durable
         return Engine(
             node=(lambda: scaled.bus.node) if scaled else lambda: node,
             transport=self.transport,
@@ -315,9 +366,22 @@ class App:
             free_slots=lambda: self.pool.free,
             readers_per_response=settings.limits.readers_per_response,
             lease_s=settings.workers.lease_s,
-            keep_s=settings.history.keep_s,
-            archive=scaled.archive if scaled else None,
+            keep_s=durable.use_counts_s if durable else settings.history.keep_s,
+            compactions=Compactions(settings.history.compaction_secret, scaled.claims if scaled else None),
+            once=Once(scaled.claims if scaled else None, settings.history.keep_s),
+            archive=scaled.archive if scaled else durable.store.archive if durable else None,
+            shelf=self._build_shelf(),
         )
+
+    def _build_shelf(self) -> Shelf:
+        if self.scaled is not None:
+            return self.scaled.shelf
+        if self.durable is not None:
+            return self.durable.store.shelf
+        history = self._settings.history
+        shelf = MemoryShelf(keep_s=history.keep_s, max_bytes=history.max_bytes)
+        self.metrics.on_scrape(self.metrics.kept_bytes.labels("conversations"), lambda: shelf.bytes)
+        return shelf
 
     def _watch(self) -> None:
         """Gauges that are read when they are scraped."""

@@ -2,12 +2,15 @@
 
 GrizzError
 ├── ConfigError            a setting is unknown or bad; the process does not start
+├── HistoryUnusable        the file that keeps the history cannot be used; says why
 ├── RequestError           the client's fault or the house's refusal; carries status and code
 ├── TransportError
 │   ├── QueueFull          the queue is at its bound; nothing was taken
 │   ├── LeaseLost          somebody else holds the job now: stop, say nothing more
 │   ├── TransportClosed    the transport is shutting down
-│   └── RedisDown          the Redis cannot be asked now; what can be done without it goes on
+│   ├── RedisDown          the Redis cannot be asked now; what can be done without it goes on
+│   ├── ShelfDown          conversations cannot be read or written now
+│   └── ConversationLocked another turn of the conversation is under way
 └── UpstreamError          the model API failed; says whether trying again may help
 """
 
@@ -33,8 +36,13 @@ class Code(StrEnum):
     MODEL_NOT_FOUND = "model_not_found"
     NO_TOOL_CALL = "no_tool_call_found"
     ITEM_NOT_FOUND = "item_not_found"
+    INVALID_ENCRYPTED_CONTENT = "invalid_encrypted_content"
+    IDEMPOTENCY_KEY_REUSED = "idempotency_key_reused"
+    IDEMPOTENCY_RESPONSE_GONE = "idempotency_response_gone"
     PREVIOUS_RESPONSE_NOT_FOUND = "previous_response_not_found"
     RESPONSE_NOT_FOUND = "response_not_found"
+    CONVERSATION_NOT_FOUND = "conversation_not_found"
+    CONVERSATION_LOCKED = "conversation_locked"
     LOG_EXPIRED = "grizz:log_expired"
     LANE_BUSY = "grizz:lane_busy"
     STREAM_LIMIT = "websocket_stream_limit_reached"
@@ -44,6 +52,8 @@ class Code(StrEnum):
     RATE_LIMIT = "rate_limit_exceeded"
     OVERLOADED = "server_is_overloaded"
     STEERING_NOT_SUPPORTED = "steering_not_supported"
+    INVALID_INPUT = "invalid_input"
+    RESPONSE_ALREADY_COMPLETED = "response_already_completed"
     NOT_FOUND = "not_found"
     METHOD_NOT_ALLOWED = "method_not_allowed"
     UPGRADE_REQUIRED = "upgrade_required"
@@ -67,6 +77,10 @@ class GrizzError(Exception):
 
 class ConfigError(GrizzError):
     """One or more settings are unknown or bad; the text names each, its value and what is allowed."""
+
+
+class HistoryUnusable(GrizzError):
+    """The file that keeps the history cannot be used: the text goes behind its name."""
 
 
 class RequestError(GrizzError):
@@ -138,6 +152,14 @@ class RedisDown(TransportError):
     """The Redis cannot be asked now, or did not answer in time."""
 
 
+class ShelfDown(TransportError):
+    """Conversations cannot be read or written now; whether a write was done is unknown."""
+
+
+class ConversationLocked(TransportError):
+    """Another turn of the conversation is under way."""
+
+
 class UpstreamError(GrizzError):
     """The model API failed.
 
@@ -147,6 +169,7 @@ class UpstreamError(GrizzError):
         retryable: whether another try may succeed; only used before the first delta.
         retry_after_s: what the upstream asked for, in seconds, or None.
         upstream: its name, as on metrics; "" where it is not known, or when none was asked.
+        unready: it has begun nothing: nobody listens there (yet), or it says 503, as while it loads its model.
     """
 
     def __init__(
@@ -158,6 +181,7 @@ class UpstreamError(GrizzError):
         retryable: bool = False,
         retry_after_s: float | None = None,
         upstream: str = "",
+        unready: bool = False,
     ) -> None:
         super().__init__(message)
         self.code = code
@@ -166,3 +190,4 @@ class UpstreamError(GrizzError):
         self.retryable = retryable
         self.retry_after_s = retry_after_s
         self.upstream = upstream
+        self.unready = unready

@@ -25,6 +25,7 @@ from grizz.transport.redis.archive import RedisArchive
 from grizz.transport.redis.bus import Bus
 from grizz.transport.redis.census import Census
 from grizz.transport.redis.chores import Chores
+from grizz.transport.redis.claims import RedisClaims
 from grizz.transport.redis.connection import Target
 from grizz.transport.redis.dispatch import Limits
 from grizz.transport.redis.finder import RedisFinder
@@ -35,6 +36,7 @@ from grizz.transport.redis.keys import Keys
 from grizz.transport.redis.link import Link
 from grizz.transport.redis.parts import transport_of
 from grizz.transport.redis.record import Codec
+from grizz.transport.redis.shelf import RedisShelf
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +64,7 @@ class Scaled:
     """The parts of scaled mode.
 
     Attributes:
-        transport, archive, bus: what the engine works with.
+        transport, archive, claims, shelf, bus: what the engine works with.
         budget: commands against the monthly budget.
     """
 
@@ -83,7 +85,9 @@ class Scaled:
             interval_s=lambda: max(flush_s, _INTERVAL_S.get(self._thrift, 0.0)),
         )
         self.chores = Chores(self.keys, self.link, lambda: self.bus.node, lambda: self._thrift)
+        self.claims = RedisClaims(self.keys, self.link)
         self.archive = RedisArchive(self.keys, self.link, self.chores, keep_s=settings.history.keep_s)
+        self.shelf = RedisShelf(self.keys, self.link, keep_s=settings.history.keep_s)
         limits = Limits(
             max_jobs=settings.queue.max_jobs,
             max_bytes=settings.queue.max_bytes,

@@ -52,6 +52,10 @@ class Call:
         await self.part(ROLE + word(text) + END)
         await self.raw(b"0\r\n\r\n")
 
+    async def late(self) -> None:
+        """An answer of one who came late."""
+        await self.answer("late")
+
     async def status(self, line: str, body: bytes = b"", *headers: str) -> None:
         """An answer without a stream; the connection stays open."""
         head = [f"HTTP/1.1 {line}", "Content-Type: application/json", f"Content-Length: {len(body)}", *headers]
@@ -97,7 +101,9 @@ class RawUpstream:
 
 
 @asynccontextmanager
-async def raw_upstream(behave: Callable[[Call], Awaitable[None]]) -> AsyncIterator[tuple[RawUpstream, str]]:
+async def raw_upstream(
+    behave: Callable[[Call], Awaitable[None]], port: int = 0
+) -> AsyncIterator[tuple[RawUpstream, str]]:
     """Listen; gives the server and its base URL."""
     upstream = RawUpstream(behave)
     tasks: set[asyncio.Task[None]] = set()
@@ -113,7 +119,7 @@ async def raw_upstream(behave: Callable[[Call], Awaitable[None]]) -> AsyncIterat
         finally:
             tasks.discard(task)
 
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    server = await asyncio.start_server(serve, "127.0.0.1", port)
     try:
         yield upstream, f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
     finally:

@@ -2,6 +2,7 @@
 
     schema.py     what one setting is: bounds, units, text to value and back
     settings.py   every setting there is, section by section
+    aliases.py    other names for models
     tables.py     named tables, of which there may be many
     live.py       what may change while the process runs
     sources.py    where values come from, and what takes precedence
@@ -21,7 +22,9 @@ from grizz.config.settings import (
     HistorySettings,
     KeySettings,
     LimitSettings,
+    LocalSettings,
     LogSettings,
+    ModelSettings,
     QueueSettings,
     RedisSettings,
     ReplySettings,
@@ -43,7 +46,9 @@ __all__ = [
     "KeySettings",
     "LimitSettings",
     "Loaded",
+    "LocalSettings",
     "LogSettings",
+    "ModelSettings",
     "QueueSettings",
     "RedisSettings",
     "ReplySettings",

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, fields
 
 from grizz.config.schema import (
     ADDRESS,
+    ALIASES,
     DAY_S,
     GIB,
     HOST,
@@ -15,6 +16,7 @@ from grizz.config.schema import (
     KEY_HASH,
     KIB,
     MIB,
+    MODEL,
     MODELS,
     NETWORKS,
     ORIGIN,
@@ -73,6 +75,10 @@ class KeySettings:
 
     hashes: tuple[str, ...] = setting((), "hashes of the keys; several while one replaces another", form=KEY_HASH)
     user: str = setting("", "whose they are, to share answers with other keys; empty is the table's name")
+    model: str = setting("", "model of requests with these keys that name none; empty is the server's", form=MODEL)
+    models: tuple[str, ...] = setting(
+        (), "models and aliases these keys may ask for; none listed allows all", form=MODEL
+    )
     connections: int = setting(0, "open connections with these keys")
     concurrent_responses: int = setting(0, "unfinished responses of these keys")
     requests_per_minute: int = setting(0, "new responses of these keys within a minute")
@@ -132,9 +138,15 @@ class UpstreamSettings:
     )
     api_key: str = setting("", "key of the API", form=KEY, secret="all")
     model: str = setting("", "model of requests that name none, also OPENAI_MODEL", only="section")
+    api: str = setting(
+        "chat", "what it speaks: Chat Completions, or the Responses API itself", choices=("chat", "responses")
+    )
     max_retries: int = setting(2, "tries after the first one; only before the first word of an answer", high=10)
     connect_timeout_s: float = setting(5.0, "longest time to connect", low=0.1)
     first_token_timeout_s: float = setting(60.0, "longest time to the first word of an answer", low=0.1)
+    loading_timeout_s: float = setting(
+        30.0, "how long jobs wait for one that says 503, as while it loads its model, before they fail"
+    )
     idle_timeout_s: float = setting(60.0, "longest silence before and within an answer", low=0.1)
     max_connections: int = setting(1000, "most requests to it at the same time", low=1, high=100_000)
     breaker_failures: int = setting(10, "failures in a row, within a minute, after which it rests", low=1)
@@ -144,6 +156,13 @@ class UpstreamSettings:
         "max_tokens", "what the API calls the limit of tokens", choices=("max_tokens", "max_completion_tokens")
     )
     developer_role: bool = setting(False, "whether the API knows the role developer; if not, system is sent")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelSettings:
+    """What clients may call models, besides the names that the upstreams have for them."""
+
+    aliases: tuple[str, ...] = setting((), 'other names for models, such as "fast=gpt-5-mini"', form=ALIASES)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,10 +178,22 @@ class ReplySettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HistorySettings:
-    """Stored responses, for previous_response_id and conversations."""
+    """Stored responses, for previous_response_id and conversations; in a file, unfinished ones too."""
 
+    store: str = setting(
+        "auto",
+        "where; auto is redis with redis.url, else sqlite, a file of this process alone, else memory",
+        choices=("auto", "memory", "redis", "sqlite"),
+    )
+    path: str = setting(
+        "", "that file; empty is grizz.db in systemd's StateDirectory, else ~/.local/state/grizz/grizz.db"
+    )
+    max_file_bytes: int = setting(GIB, "largest such file; the least recently used give way", low=MIB)
     keep_s: float = setting(float(DAY_S), "how long a response is stored")
     max_bytes: int = setting(256 * MIB, "memory for stored responses; the oldest give way", low=KIB)
+    compaction_secret: str = setting(
+        "", "secret that seals compacted conversations; empty makes one", form=KEY, secret="all"
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -209,6 +240,16 @@ class DemoSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LocalSettings:
+    """A model on this machine, in a process that Grizz starts and ends; `make run-local` has what it needs."""
+
+    enabled: bool = setting(False, "let a local model answer, whatever upstreams are set", flag="--local")
+    model_file: str = setting("", "GGUF file of the local model; empty is a very small one", flag="--model-file")
+    context_tokens: int = setting(4096, "how long a conversation with it may become", low=256, high=1 << 20)
+    threads: int = setting(0, "threads that compute; 0 takes half of the cores", high=1024)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """Every setting. `Settings()` is all defaults; only what `load` returns has been validated."""
 
@@ -218,17 +259,21 @@ class Settings:
     queue: QueueSettings = QueueSettings()
     limits: LimitSettings = LimitSettings()
     upstream: UpstreamSettings = UpstreamSettings()
+    models: ModelSettings = ModelSettings()
     replies: ReplySettings = ReplySettings()
     history: HistorySettings = HistorySettings()
     log: LogSettings = LogSettings()
     redis: RedisSettings = RedisSettings()
     demo: DemoSettings = DemoSettings()
+    local: LocalSettings = LocalSettings()
     upstreams: Mapping[str, UpstreamSettings] = field(default_factory=dict)
     keys: Mapping[str, KeySettings] = field(default_factory=dict)
 
     @property
     def uses_demo(self) -> bool:
         """Whether the demo model answers: on demand, or because there is nothing else to ask."""
+        if self.local.enabled:
+            return False
         return self.demo.enabled or not (self.upstreams or self.upstream.api_key or self.upstream.base_url)
 
     @property

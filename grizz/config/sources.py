@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from grizz.config import tables
+from grizz.config import aliases, tables
 from grizz.config.schema import NAME, Setting, one_line, redact_url
 from grizz.config.settings import SECTIONS, SETTINGS, TABLES, Settings, entry
 from grizz.errors import ConfigError
@@ -355,14 +355,36 @@ def _conflicts(values: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], str
     if values["replies.max_reply_bytes"] > values["replies.max_bytes"]:
         most = SETTINGS["replies.max_bytes"].render(values["replies.max_bytes"])
         yield ("replies.max_reply_bytes", "replies.max_bytes"), f"must not exceed replies.max_bytes, which is {most}"
+    if values["demo.enabled"] and values["local.enabled"]:
+        yield ("local.enabled", "demo.enabled"), "the demo model and a local one cannot both answer; choose one"
     if values["server.tls_key_file"] and not values["server.tls_cert_file"]:
         yield ("server.tls_key_file", "server.tls_cert_file"), "is of no use without server.tls_cert_file"
+    store, shared = values["history.store"], bool(values["redis.url"])
+    if store == "redis" and not shared:
+        yield ("history.store", "redis.url"), "needs redis.url"
+    if store in ("memory", "sqlite") and shared:
+        why = "with redis.url the processes find each other's responses there; use auto or redis"
+        yield ("history.store", "redis.url"), why
     for key, value in values.items():
         if key.startswith("upstreams.") and key.endswith(".base_url") and not value:
             yield (key,), "a named upstream needs a base URL"
         if key.startswith("keys.") and key.endswith(".hashes") and not value:
             yield (key,), "needs the hash of a key; `python grizz.py new-key` makes one"
     yield from _shared_hashes(values)
+    yield from _misnamed(values)
+
+
+def _misnamed(values: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], str]]:
+    """Aliases that lead nowhere, and defaults that their own key may not use."""
+    names = [key for key in values if key.startswith("upstreams.") and key.endswith(".models")]
+    listed = {key.split(".")[1]: [model.partition("=")[0] for model in values[key]] for key in names}
+    for why in aliases.mistakes(values["models.aliases"], listed):
+        yield ("models.aliases", *names), why
+    known = aliases.targets(values["models.aliases"])
+    for key in [key for key in values if key.startswith("keys.") and key.endswith(".model")]:
+        may = values[f"{key}s"]
+        if values[key] and may and not {values[key], aliases.resolve(known, values[key])} & set(may):
+            yield (key, f"{key}s"), f"is none of {key}s"
 
 
 def _shared_hashes(values: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], str]]:

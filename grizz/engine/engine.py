@@ -8,31 +8,35 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
 import logging
-import secrets
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from grizz.core.job import Job
+from grizz.engine.compaction import Compactions
+from grizz.engine.conversations import Conversations
 from grizz.engine.history import History, Scope, Turn
 from grizz.engine.home import Home
-from grizz.engine.ids import new_id
+from grizz.engine.ids import new_id, new_response_id
 from grizz.engine.lookup import Lookup
+from grizz.engine.once import Once
+from grizz.engine.origins import Origin, Origins
 from grizz.engine.pulse import Pulse
 from grizz.engine.replies import Replies
 from grizz.engine.reply import Reply
+from grizz.engine.turns import Turns
 from grizz.engine.worker import STOPPED, Work
 from grizz.errors import Code, QueueFull, RequestError, TransportClosed
 from grizz.protocol.compose import Composer
 from grizz.protocol.events import response_object
-from grizz.protocol.items import Item, check_calls_match, with_ids
+from grizz.protocol.items import Item, check_calls_match
 from grizz.protocol.reader import usage
 from grizz.protocol.requests import Request
 from grizz.tasks import TaskOwner
 from grizz.telemetry.metrics import Metrics
 from grizz.transport.base import Archive, Cause, Found, Transport
+from grizz.transport.shelf import Shelf
 
 log = logging.getLogger(__name__)
 
@@ -59,10 +63,14 @@ class Engine:
         lease_s: seconds of standstill after which another node may have taken over.
         keep_s: seconds a stored response is kept after its last use.
         archive: where finished responses are stored for every node, or None.
+        compactions: seals and opens compaction items.
+        once: the idempotency keys in use.
+        shelf: where conversations are.
 
     Attributes:
         home: what the transport talks to.
         lookup: finds responses that are no reply of this node.
+        conversations: what clients ask of conversations.
     """
 
     def __init__(
@@ -78,13 +86,21 @@ class Engine:
         readers_per_response: int,
         lease_s: float,
         keep_s: float,
+        compactions: Compactions,
+        once: Once,
+        shelf: Shelf,
         archive: Archive | None = None,
     ) -> None:
+        self.compactions = compactions
+        self.once = once
         self.pulse = Pulse(lease_s, transport.may_speak)
         self.replies = replies
         self.history = history
         self.lookup = Lookup(history, archive, keep_s=keep_s)
-        self.home = Home(replies, self.lookup, self.pulse, metrics)
+        self.conversations = Conversations(shelf)
+        self._turns = Turns(shelf, tasks, lease_s=lease_s, is_home=lambda one: replies.get(one) is not None)
+        self._origins = Origins(self.lookup, self.conversations, self._turns, self.reply)
+        self.home = Home(replies, self.lookup, self.pulse, self._turns, metrics)
         self.draining = False
         self._node = node
         self._transport = transport
@@ -109,7 +125,14 @@ class Engine:
     # What clients ask for
 
     async def submit(
-        self, request: Request, owner: str, *, scope: Scope | None, size: int, on_end: OnEnd | None = None
+        self,
+        request: Request,
+        owner: str,
+        *,
+        scope: Scope | None,
+        size: int,
+        on_end: OnEnd | None = None,
+        response_id: str | None = None,
     ) -> Reply:
         """Accept a request: from here on it has an id, and will have exactly one terminal event.
 
@@ -117,12 +140,13 @@ class Engine:
             scope: the connection that alone may continue it when it is not stored, or None.
             size: bytes of the request as it came, for the byte bounds.
             on_end: called once with the Response when it has ended, or leaves this node.
+            response_id: made by `new_response_id`; None makes one.
 
         Raises:
             RequestError: it is refused; nothing was accepted.
         """
         try:
-            return await self._submit(request, owner, scope, size, on_end)
+            return await self._submit(request, owner, scope, size, on_end, response_id or self.new_response_id())
         except QueueFull as error:
             self._metrics.rejected.labels("queue_full").inc()
             text = f"The queue is full: {error}. Try again later."
@@ -133,6 +157,17 @@ class Engine:
         except RequestError as error:
             self._metrics.rejected.labels(_REJECTED.get(error.code, "invalid")).inc()
             raise
+
+    async def context(self, request: Request, owner: str) -> list[Item]:
+        """All that a model would see of a request, which does not become a response by that. Cancel-safe.
+
+        Raises:
+            RequestError: it names something that is not there, or not its own.
+        """
+        origin = await self._origins.read(request, owner, self._now() + _ELSEWHERE_S)
+        context = await self.compactions.opened(owner, [*origin.before, *origin.given], len(origin.given))
+        check_calls_match(context)
+        return context
 
     def reply(self, response_id: str, owner: str) -> Reply | None:
         """The log of a response, if it is still kept (or mirrored) here and this owner's."""
@@ -210,7 +245,7 @@ class Engine:
             await self._stop_and_wait(found, Cause.DELETED)
             self.replies.remove(found)
             self.lookup.take_mirror(found.id)
-        self.lookup.delete(response_id, owner)
+        await self.lookup.delete(response_id, owner)
 
     def deleted_elsewhere(self, response_id: str, owner: str) -> None:
         """Another node deletes a response of that owner, of which there may be a copy here."""
@@ -247,26 +282,44 @@ class Engine:
                 await self.replies.idle.wait()
         for reply in left:
             self.home.end(reply.id, STOPPED[Cause.SHUTDOWN])
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_END_WITHIN_S):
+                await self.replies.idle.wait()
 
     # Inside
 
     async def _submit(
-        self, request: Request, owner: str, scope: Scope | None, size: int, on_end: OnEnd | None
+        self,
+        request: Request,
+        owner: str,
+        scope: Scope | None,
+        size: int,
+        on_end: OnEnd | None,
+        response_id: str,
     ) -> Reply:
         if self.draining:
             raise _restarting()
         await self.pulse.sure()
-        deadline = asyncio.get_running_loop().time() + _ELSEWHERE_S
-        parent = await self._parent(request, owner, scope, deadline)
-        request = dataclasses.replace(request, input=tuple(with_ids(request.input, new_id)))
-        given = self._resolve(request.input, owner, scope)
-        context = [*(parent.context() if parent else ()), *given]
+        deadline = self._now() + _ELSEWHERE_S
+        origin = await self._origins.of(request, owner, scope, response_id, deadline)
+        try:
+            return await self._accept(response_id, origin, owner, scope, size, on_end, deadline + origin.waited_s)
+        except BaseException:
+            self._turns.give_up(response_id)
+            raise
+
+    async def _accept(
+        self, name: str, origin: Origin, owner: str, scope: Scope | None, size: int, on_end: OnEnd | None, until: float
+    ) -> Reply:
+        request, parent, given = origin.request, origin.parent, origin.given
+        context = await self.compactions.opened(owner, [*origin.before, *given], len(given))
         check_calls_match(context)
-        if self.draining:  # it has begun while this one waited for others; from here on nothing waits
+        # It may have begun, or become another node, while this one waited for others; from here on nothing waits.
+        if self.draining or not name.startswith(f"resp_{self._node()}"):
             raise _restarting()
         waits = request.generate and self._transport.depth().queued >= self._free_slots()
         status = "queued" if waits else "in_progress"
-        response = response_object(self._response_id(), int(time.time()), request, status)
+        response = response_object(name, int(time.time()), request, status)
         reply = Reply({**response}, owner, request, parent=parent, scope=scope, given=given, size=size, now=self._now())
         reply.on_end = on_end
         composer = Composer(response, new_id=new_id)
@@ -280,7 +333,7 @@ class Engine:
             try:
                 job = Job(reply.id, owner, work, size, reply.created_at, composer.next_seq)
                 with contextlib.suppress(TimeoutError):  # it is queued; only its record is late
-                    async with asyncio.timeout_at(deadline):
+                    async with asyncio.timeout_at(until):
                         await self._transport.put(job)
             except BaseException:
                 reply.on_end = None  # it has not been, and who asked is told so by the exception
@@ -293,39 +346,9 @@ class Engine:
         self._metrics.submitted.labels(self._metrics.model(request.model)).inc()
         return reply
 
-    def _response_id(self) -> str:
-        """Who is its home, and in which hour it was made: where to look for it costs no look-up."""
-        hour = int(time.time() / 3600) & 0xFFFF
-        return f"resp_{self._node()}{hour:04x}{secrets.token_hex(14)}"
-
-    async def _parent(self, request: Request, owner: str, scope: Scope | None, deadline: float) -> Turn | None:
-        previous = request.previous_response_id
-        if previous is None:
-            return None
-        try:
-            async with asyncio.timeout_at(deadline):
-                turn = await self.lookup.turn(previous, owner, scope)
-        except TimeoutError:
-            text = f"Previous response with id '{previous}' could not be looked up in time; try again."
-            raise RequestError(503, Code.OVERLOADED, text, param="previous_response_id", retry_after_s=1.0) from None
-        if turn is not None and turn.continuable:
-            return turn
-        running = self.reply(previous, owner)
-        state = " has not ended yet" if running is not None and not running.ended else " not found"
-        text = f"Previous response with id '{previous}'{state}."
-        raise RequestError(400, Code.PREVIOUS_RESPONSE_NOT_FOUND, text, param="previous_response_id")
-
-    def _resolve(self, items: Sequence[Item], owner: str, scope: Scope | None) -> list[Item]:
-        resolved = []
-        for index, item in enumerate(items):
-            if item["type"] == "item_reference":
-                found = self.lookup.item(item["id"], owner, scope)
-                if found is None:
-                    text = f"Item with id '{item['id']}' not found."
-                    raise RequestError(400, Code.ITEM_NOT_FOUND, text, param=f"input[{index}].id")
-                item = found
-            resolved.append(item)
-        return resolved
+    def new_response_id(self) -> str:
+        """An id for a response that is about to be made here."""
+        return new_response_id(self._node(), time.time())
 
     async def _stop(self, reply: Reply, cause: Cause) -> None:
         if reply.ended:
@@ -344,27 +367,9 @@ class Engine:
         """Stop it and wait for its end; a word to another node may be lost, so it is said again."""
         for _ in range(round(_CANCEL_WAIT_S / _SAY_AGAIN_S)):
             await self._stop(reply, cause)
-            if await self._wait_for_end(reply, _SAY_AGAIN_S):
+            if await reply.ends_within(_SAY_AGAIN_S):
                 return
         log.error("a stopped answer did not end", extra={"response": reply.id})
-
-    async def _wait_for_end(self, reply: Reply, within_s: float) -> bool:
-        ended = asyncio.Event()
-
-        def look() -> None:
-            if reply.ended or reply.revoked:
-                ended.set()
-
-        reply.watch(look)
-        try:
-            look()
-            async with asyncio.timeout(within_s):
-                await ended.wait()
-        except TimeoutError:
-            return False
-        finally:
-            reply.unwatch(look, self._now())
-        return True
 
     async def _sweep(self) -> None:
         while True:
@@ -372,6 +377,8 @@ class Engine:
             now = self._now()
             self.replies.expire(now)
             self.lookup.sweep(now)
+            self.conversations.sweep()
+            self._turns.sweep()
             for reply in self.replies.abandoned(now):
                 log.info("nobody watches this answer any more", extra={"response": reply.id})
                 await self._stop(reply, Cause.ABANDONED)
@@ -390,4 +397,4 @@ def _restarting() -> RequestError:
     return RequestError(503, Code.OVERLOADED, "The server is restarting; try again.", retry_after_s=1.0)
 
 
-_REJECTED = {Code.OVERLOADED: "draining", Code.RATE_LIMIT: "rate_limited"}
+_REJECTED = {Code.OVERLOADED: "draining", Code.RATE_LIMIT: "rate_limited", Code.CONVERSATION_LOCKED: "locked"}

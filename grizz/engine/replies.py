@@ -13,6 +13,9 @@ from collections.abc import Iterator, Sequence
 from grizz.engine.reply import Reply
 from grizz.protocol.events import Event
 
+# Grace of what nobody can come back to: until its own client reads it may still wait for its place in the queue.
+_FLEETING_S = 5.0
+
 
 class Replies:
     """Replies by response id.
@@ -97,13 +100,17 @@ class Replies:
             reply
             for reply in self._running.values()
             if reply.unwatched_since is not None
-            and now - reply.unwatched_since > self._grace_s
+            and now - reply.unwatched_since > (_FLEETING_S if reply.request.fleeting else self._grace_s)
             and not reply.request.background
         ]
 
     def all_running(self) -> Iterator[Reply]:
         """Every reply without a terminal event, as of now."""
         return iter(list(self._running.values()))
+
+    def of(self, owner: str) -> list[Reply]:
+        """All of one owner's, as of now."""
+        return [reply for kept in (self._running, self._ended) for reply in kept.values() if reply.owner == owner]
 
     def _stopped_running(self, reply: Reply) -> None:
         del self._running[reply.id]

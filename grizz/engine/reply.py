@@ -194,6 +194,25 @@ class Reply:
         self._wakers.append(wake)
         self.unwatched_since = None
 
+    async def ends_within(self, seconds: float) -> bool:
+        """Wait for its end, or until another node speaks for it; False when that took longer. Cancel-safe."""
+        ended = asyncio.Event()
+
+        def look() -> None:
+            if self.ended or self.revoked:
+                ended.set()
+
+        self.watch(look)
+        try:
+            look()
+            async with asyncio.timeout(seconds):
+                await ended.wait()
+        except TimeoutError:
+            return False
+        finally:
+            self.unwatch(look, asyncio.get_running_loop().time())
+        return True
+
     def unwatch(self, wake: Callable[[], None], now: float) -> None:
         """The opposite of `watch`; once for each."""
         self._wakers.remove(wake)

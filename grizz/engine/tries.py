@@ -12,11 +12,12 @@ from typing import Any
 
 from grizz.engine.fleet import ELSEWHERE, Ask, Fleet, Trial
 from grizz.errors import Code, UpstreamError
-from grizz.protocol import chat, sse
+from grizz.protocol import chat, responses, sse, truncate
 from grizz.protocol.compose import Composer
 from grizz.protocol.events import NewId
 from grizz.protocol.items import Item
 from grizz.protocol.reader import Reader
+from grizz.protocol.relay import Relay
 from grizz.protocol.requests import Request
 from grizz.upstream.base import Chunks
 
@@ -58,6 +59,7 @@ class Tries:
         self._job_timeout_s = job_timeout_s
         self._on_content = on_content
         self._is_stopped = is_stopped
+        self._truncated = 0
 
     async def answer(self) -> dict[str, Any]:
         """Ask until there is an answer: how the response ends, as keyword arguments of `Composer.finish`.
@@ -68,13 +70,18 @@ class Tries:
         Cancel-safe: the open request is closed, and its upstream not blamed.
         """
         loop = asyncio.get_running_loop()
-        ask = Ask(self._response_id, self._request.model, loop.time() + self._job_timeout_s)
+        model = self._fleet.resolve(self._request.model)
+        deadline = loop.time() + self._job_timeout_s
+        ask = Ask(self._response_id, model, deadline)
         while True:
             trial = await self._fleet.take(ask)
             try:
                 ending = await self._once(trial, ask)
             except UpstreamError as error:
                 seen = self._fleet.failed(trial, error)
+                if self._was_truncated(error):
+                    ask = Ask(self._response_id, model, deadline)
+                    continue
                 if self._composer.produced or not (error.retryable or error.result in ELSEWHERE):
                     raise seen from error
                 ask.failed(trial.member, seen, loop.time())
@@ -85,16 +92,29 @@ class Tries:
                 self._fleet.succeeded(trial)
                 return ending
 
+    def _was_truncated(self, error: UpstreamError) -> bool:
+        """The conversation is too long for the model: is it a shorter one now, because the client lets it be?"""
+        if error.code is not Code.CONTEXT_LENGTH or self._composer.produced or not self._request.may_truncate:
+            return False
+        self._truncated += 1
+        shorter = truncate.shorter(self._context) if self._truncated <= truncate.MOST_TIMES else None
+        if shorter is None:
+            return False
+        self._context = shorter
+        return True
+
     async def _once(self, trial: Trial, ask: Ask) -> dict[str, Any]:
         """One upstream request, read to its end."""
         loop = asyncio.get_running_loop()
-        reader, decoder = Reader(self._composer, new_id=self._new_id), sse.Decoder()
+        reader, decoder = self._reader(trial), sse.Decoder()
         first_by = trial.sent_at + trial.member.terms.first_token_timeout_s
         finishing = False
         try:
             async with (
                 asyncio.timeout_at(min(first_by, ask.deadline)) as scope,
-                trial.member.upstream.open(self._body(trial), lambda: self._fleet.may_resend(trial, ask)) as chunks,
+                trial.member.upstream.open(
+                    self._body(trial, ask), lambda: self._fleet.may_resend(trial, ask)
+                ) as chunks,
             ):
                 self._fleet.opened(trial)
                 async for data in chunks:
@@ -122,15 +142,23 @@ class Tries:
             reader.feed(payload)
         return reader.end()
 
-    def _body(self, trial: Trial) -> dict[str, Any]:
+    def _reader(self, trial: Trial) -> Reader | Relay:
+        kind = Relay if trial.member.terms.api == "responses" else Reader
+        return kind(self._composer, new_id=self._new_id)
+
+    def _body(self, trial: Trial, ask: Ask) -> dict[str, Any]:
+        """What is asked there: the next upstream may speak another API."""
         terms = trial.member.terms
-        body = chat.body(
-            self._request,
-            self._context,
-            max_tokens_field=terms.max_tokens_field,
-            developer_role=terms.developer_role,
-        )
-        body["model"] = trial.member.sent(self._request.model)
+        if terms.api == "responses":
+            body = responses.body(self._request, self._context)
+        else:
+            body = chat.body(
+                self._request,
+                self._context,
+                max_tokens_field=terms.max_tokens_field,
+                developer_role=terms.developer_role,
+            )
+        body["model"] = trial.member.sent(ask.model)
         return body
 
     def _timeout(self, trial: Trial, *, early: bool) -> UpstreamError:

@@ -13,14 +13,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from grizz.core.job import Delivery
+from grizz.core.job import RESTART_STEP, Delivery
 from grizz.engine.fleet import Fleet
 from grizz.engine.flusher import Flusher
+from grizz.engine.ids import noise
 from grizz.engine.tries import Tries
 from grizz.errors import Code, GrizzError, LeaseLost, TransportClosed, UpstreamError
 from grizz.protocol.compose import Composer
 from grizz.protocol.events import NewId
 from grizz.protocol.items import Item
+from grizz.protocol.obfuscate import padded
 from grizz.protocol.requests import Request
 from grizz.tasks import TaskOwner
 from grizz.telemetry.metrics import Gaps, Metrics
@@ -241,7 +243,7 @@ class Run:
     async def _ending(self) -> Ending:
         """Stream, and say how the response ends."""
         try:
-            if self.delivery.attempt == 1:
+            if self.delivery.attempt == 1 and self.delivery.job.next_seq < RESTART_STEP:  # else that was said already
                 self._composer.lifecycle("in_progress", "in_progress")
                 self._publish()
             ending = await self._tries().answer()
@@ -324,6 +326,8 @@ class Run:
     def _publish(self) -> None:
         events = self._composer.take()
         if events:
+            if self._work.request.obfuscated:
+                events = [padded(event, noise) for event in events]
             self._pool.transport.publish(self.delivery, events)
 
 

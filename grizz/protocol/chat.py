@@ -10,7 +10,10 @@ from grizz.protocol.requests import Request
 
 Message = dict[str, Any]
 
+# Of an item, under the name it has in a message.
+_MORE = {"grizz_name": "name", "grizz_reasoning": "reasoning_content"}
 # Sent on under the same name, only when the client sent them.
+_NAMES = {"input_image": "image", "input_file": "file"}
 _SAME = ("temperature", "top_p", "presence_penalty", "frequency_penalty", "parallel_tool_calls")
 
 
@@ -42,22 +45,32 @@ def body(
         chat["reasoning_effort"] = effort
     if user := given.get("safety_identifier") or given.get("user"):
         chat["user"] = user
-    if "top_logprobs" in given or "message.output_text.logprobs" in given.get("include", ()):
+    if verbosity := given.get("text", {}).get("verbosity"):
+        chat["verbosity"] = verbosity
+    if given.get("top_logprobs") or "message.output_text.logprobs" in given.get("include", ()):
         chat["logprobs"] = True
         chat["top_logprobs"] = given.get("top_logprobs", 0)
     chat.update(_response_format(given.get("text", {}).get("format")))
     chat.update(_tools(given.get("tools", ()), given.get("tool_choice")))
     if "tools" not in chat:
         chat.pop("parallel_tool_calls", None)  # refused by several servers when there are no tools
+    chat.update(given.get("grizz_chat", ()))  # what a client said in this dialect, and the other has no word for
     return chat
 
 
 def messages(context: Iterable[Item], *, instructions: str | None, developer_role: bool) -> list[Message]:
-    """Items as chat messages: leading system texts in one message, adjacent calls in one assistant message."""
+    """Items as chat messages: leading system texts in one message, adjacent calls in one assistant message.
+
+    A tool's answer is text there: its pictures and files follow as a user's message, behind all answers of that round.
+    """
+    seen: list[Message] = []
     chat: list[Message] = []
     if instructions:
         chat.append({"role": "system", "content": instructions})
     for item in context:
+        if seen and item["type"] in ("message", "function_call"):
+            chat += seen
+            seen = []
         if item["type"] == "message":
             _add_message(chat, item, developer_role)
         elif item["type"] == "function_call":
@@ -65,17 +78,18 @@ def messages(context: Iterable[Item], *, instructions: str | None, developer_rol
         elif item["type"] == "function_call_output":
             content = _output_text(item["output"])
             chat.append({"role": "tool", "tool_call_id": item["call_id"], "content": content})
-    return chat
+            seen += _attached(item)
+    return chat + seen
 
 
 def _add_message(chat: list[Message], item: Item, developer_role: bool) -> None:
     role = item["role"]
     if role == "assistant":
         text = "".join(text_of(part) or "" for part in item["content"])
-        chat.append({"role": "assistant", "content": text})
+        chat.append({"role": "assistant", "content": text, **_more(item)})
         return
     if role == "user":
-        chat.append({"role": "user", "content": _user_content(item["content"])})
+        chat.append({"role": "user", "content": _user_content(item["content"]), **_more(item)})
         return
     role = "developer" if role == "developer" and developer_role else "system"
     text = "".join(text_of(part) or "" for part in item["content"])
@@ -84,6 +98,11 @@ def _add_message(chat: list[Message], item: Item, developer_role: bool) -> None:
         chat[-1]["content"] += "\n\n" + text
     else:
         chat.append({"role": role, "content": text})
+
+
+def _more(item: Item) -> dict[str, str]:
+    """What clients that speak this dialect say of a message besides, or of the first call of one without words."""
+    return {name: item[key] for key, name in _MORE.items() if isinstance(item.get(key), str)}
 
 
 def _user_content(parts: list[dict[str, Any]]) -> str | list[dict[str, Any]]:
@@ -115,14 +134,24 @@ def _add_call(chat: list[Message], item: Item) -> None:
     if last is not None and last["role"] == "assistant":
         last.setdefault("tool_calls", []).append(call)
     else:
-        chat.append({"role": "assistant", "content": None, "tool_calls": [call]})
+        chat.append({"role": "assistant", "content": None, "tool_calls": [call], **_more(item)})
 
 
 def _output_text(output: str | list[dict[str, Any]]) -> str:
     if isinstance(output, str):
         return output
     texts = ((part, text_of(part)) for part in output)
-    return "".join(f"[{part['type']}]" if text is None else text for part, text in texts)
+    return "".join(f"[{_NAMES[part['type']]}, shown below]" if text is None else text for part, text in texts)
+
+
+def _attached(item: Item) -> list[Message]:
+    """What of a tool's answer is no text, as a message that may hold it."""
+    output = item["output"]
+    parts = [] if isinstance(output, str) else [part for part in output if text_of(part) is None]
+    if not parts:
+        return []
+    told = {"type": "text", "text": f"From the output of tool call {item['call_id']}:"}
+    return [{"role": "user", "content": [told, *map(_user_part, parts)]}]
 
 
 def _response_format(form: dict[str, Any] | None) -> dict[str, Any]:

@@ -18,6 +18,7 @@ _PARTS = {
     "input_image": None,
     "input_file": None,
 }
+_SCHEMES = ("https:", "http:", "data:")
 # Items of hosted tools, which clients send back as they got them: kept in the history, not shown to a chat upstream.
 _FOREIGN_SUFFIXES = ("_call", "_call_output", "_output", "_request", "_response", "_tools")
 
@@ -47,9 +48,10 @@ def message(role: str, text: str) -> Item:
 
 
 def text_of(part: dict[str, Any]) -> str | None:
-    """What a part of a message says; None when it is an image or a file."""
-    key = _PARTS[part["type"]]
-    return None if key is None else part[key]
+    """What a part of a message says; None when it is an image or a file, or of a kind not known here."""
+    key = _PARTS.get(part["type"])
+    text = part.get(key) if key is not None else None
+    return text if isinstance(text, str) else None
 
 
 def kind(value: Any) -> str:
@@ -106,12 +108,17 @@ def _part(part: Any, where: str) -> None:
     if (key := _PARTS[part_type]) is not None:
         _string(part, key, where)
     if part_type == "input_image" and not isinstance(part.get("image_url"), str):
-        raise bad(Code.MISSING_PARAMETER, f"'{where}' needs 'image_url' (a URL or a data: URL).", f"{where}.image_url")
+        text = f"'{where}' needs 'image_url', a URL or a data: URL; uploaded files are not to be had here."
+        raise bad(Code.MISSING_PARAMETER, text, f"{where}.image_url")
     sources = ("file_data", "file_url", "file_id")
     if part_type == "input_file" and not any(isinstance(part.get(source), str) for source in sources):
         raise bad(
             Code.MISSING_PARAMETER, f"'{where}' needs 'file_data', 'file_url' or 'file_id'.", f"{where}.file_data"
         )
+    for key in ("image_url", "file_url"):
+        # A server that fetches it must not be led to its own disk.
+        if isinstance(part.get(key), str) and not part[key].lower().startswith(_SCHEMES):
+            raise bad(Code.INVALID_VALUE, f"'{where}.{key}' must begin with {', '.join(_SCHEMES)}.", f"{where}.{key}")
 
 
 def _function_call(item: Item, where: str) -> Item:
@@ -143,12 +150,18 @@ def _reference(item: Item, where: str) -> Item:
     return item
 
 
+def _compaction(item: Item, where: str) -> Item:
+    _string(item, "encrypted_content", where)
+    return item
+
+
 _CHECKS: dict[str, Callable[[Item, str], Item]] = {
     "message": _message,
     "function_call": _function_call,
     "function_call_output": _function_call_output,
     "reasoning": _reasoning,
     "item_reference": _reference,
+    "compaction": _compaction,
 }
 
 
@@ -185,7 +198,13 @@ def _shown_part(part: dict[str, Any], said: str) -> dict[str, Any]:
     return {"annotations": [], **part} if part["type"] == "output_text" else part
 
 
-_PREFIX = {"message": "msg", "function_call": "fc", "function_call_output": "fco", "reasoning": "rs"}
+_PREFIX = {
+    "message": "msg",
+    "function_call": "fc",
+    "function_call_output": "fco",
+    "reasoning": "rs",
+    "compaction": "cmp",
+}
 
 
 def check_calls_match(items: Iterable[Item]) -> None:

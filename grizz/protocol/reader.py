@@ -32,9 +32,14 @@ class _Call:
 
 
 class Reader:
-    """Reads the payloads of one chat stream into a composer."""
+    """Reads the payloads of one chat stream into a composer.
 
-    def __init__(self, composer: Composer, *, new_id: NewId) -> None:
+    Args:
+        most_calls: tool calls beyond so many are ignored; None ignores none.
+    """
+
+    def __init__(self, composer: Composer, *, new_id: NewId, most_calls: int | None = None) -> None:
+        self._most_calls = most_calls
         self._composer = composer
         self._new_id = new_id
         self._calls: dict[int, _Call] = {}
@@ -164,6 +169,9 @@ class Reader:
             # Ids that are missing, or used twice in one answer, would make the tool's output ambiguous.
             if not call.call_id or call.call_id in self._call_ids:
                 call.call_id = self._new_id("call")
+            if self._most_calls is not None and len(self._call_ids) >= self._most_calls:
+                call.waiting.clear()
+                return
             self._call_ids.add(call.call_id)
             self._composer.call(index, call.call_id, call.name)
             call.open = True

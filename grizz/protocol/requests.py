@@ -5,15 +5,14 @@ Known fields are checked, unknown ones ignored: clients send many that only one 
 
 from __future__ import annotations
 
-import math
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import orjson
 
 from grizz.errors import Code, RequestError
+from grizz.protocol.fields import FIELDS, check_choice
 from grizz.protocol.items import Item, bad, kind, normalise
 
 # How deep orjson writes, and how much of that is left for what a request may be wrapped in.
@@ -21,6 +20,13 @@ _WRITABLE = 254
 _WRAPPINGS = 16
 _MAX_DEPTH = _WRITABLE - _WRAPPINGS
 _STREAM_ID = re.compile(r"[A-Za-z0-9_.\-]{1,256}\Z")
+# What is to be compacted, and by whom; the rest of a create says how to answer.
+_COMPACTED = ("model", "input", "instructions", "previous_response_id", "conversation")
+# With one of these there is something to answer without any input.
+_SAY_ENOUGH = ("previous_response_id", "conversation", "instructions")
+_REFUSED = {
+    "prompt": "stored prompt templates live on another server; send 'instructions' and 'input'.",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +36,8 @@ class Request:
     Attributes:
         model: the model to ask; the client's, or the server's default.
         input: this turn's items, one shape (`items.normalise`).
-        fields: the other known fields as the client sent them, nulls left out.
+        fields: the other known fields as the client sent them, nulls left out, and those that only an upstream of
+            the same API understands.
     """
 
     model: str
@@ -43,6 +50,12 @@ class Request:
         return self.fields.get("previous_response_id")
 
     @property
+    def conversation(self) -> str | None:
+        """The conversation whose next turn it is."""
+        named = self.fields.get("conversation")
+        return named["id"] if isinstance(named, dict) else named
+
+    @property
     def store(self) -> bool:
         """May it be continued and fetched later? True unless refused."""
         return bool(self.fields.get("store", True))
@@ -53,6 +66,11 @@ class Request:
         return bool(self.fields.get("background", False))
 
     @property
+    def fleeting(self) -> bool:
+        """Is it of use only to the connection that asked? So it is with a chat completion that is not stored."""
+        return "grizz_chat" in self.fields and not self.store
+
+    @property
     def generate(self) -> bool:
         """False: only remember the input (a warm-up)."""
         return bool(self.fields.get("generate", True))
@@ -61,6 +79,24 @@ class Request:
     def stream(self) -> bool:
         """HTTP only: server-sent events instead of one JSON body."""
         return bool(self.fields.get("stream", False))
+
+    @property
+    def may_truncate(self) -> bool:
+        """May what was said long ago be left out when it is too much for the model?"""
+        return self.fields.get("truncation") == "auto"
+
+    @property
+    def most_calls(self) -> int | None:
+        """How many tool calls the response may hold; None for any number."""
+        most: int | None = self.fields.get("max_tool_calls")
+        if self.fields.get("parallel_tool_calls") is False:
+            most = 1 if most is None else min(1, most)
+        return most
+
+    @property
+    def obfuscated(self) -> bool:
+        """Shall deltas be padded, so that their sizes tell nothing?"""
+        return bool(self.fields.get("stream_options", {}).get("include_obfuscation", False))
 
     @property
     def raw_reasoning(self) -> bool:
@@ -80,16 +116,36 @@ def parse(body: Any, default_model: str) -> Request:
     if not isinstance(body, dict):
         raise RequestError(400, Code.INVALID_TYPE, f"The request body must be a JSON object, not {kind(body)}.")
     check_depth(body)
-    fields = {key: body[key] for key in _FIELDS if body.get(key) is not None}
+    fields = {key: body[key] for key in FIELDS if body.get(key) is not None}
     for key, value in fields.items():
-        _FIELDS[key](value, key)
+        FIELDS[key](value, key)
+    fields |= {key: body[key] for key in _PASSED_ON if body.get(key) is not None}
     for key, why in _REFUSED.items():
         if body.get(key) is not None:
             raise bad(Code.UNSUPPORTED_PARAMETER, f"'{key}' is not supported: {why}", key)
+    if "conversation" in fields and "previous_response_id" in fields:
+        text = "Mutually exclusive parameters: 'previous_response_id' and 'conversation'; send one of them."
+        raise bad(Code.MUTUALLY_EXCLUSIVE, text, "previous_response_id")
+    check_choice(fields)
     model = fields.pop("model", None) or default_model
     if not model:
         raise bad(Code.MISSING_PARAMETER, "'model' is missing and this server has no default model.", "model")
     return Request(model=model, input=tuple(_input(body, fields)), fields=fields)
+
+
+def parse_compact(body: Any) -> Request:
+    """Check the body of `POST /v1/responses/compact`: what to compact; no default model stands in for a missing one.
+
+    Raises:
+        RequestError: 400; its `param` is the path of what is wrong.
+    """
+    if isinstance(body, dict):
+        if body.get("model") is None:
+            raise bad(Code.MISSING_PARAMETER, "'model' is missing.", "model")
+        body = {key: body[key] for key in _COMPACTED if key in body}
+        if body.get("input") is None and not any(body.get(key) for key in ("previous_response_id", "conversation")):
+            raise bad(Code.MISSING_PARAMETER, "'input' or 'previous_response_id' is missing.", "input")
+    return parse(body, "")
 
 
 def stream_id(frame: dict[str, Any]) -> str | None:
@@ -173,144 +229,10 @@ def _input(body: dict[str, Any], fields: dict[str, Any]) -> list[Item]:
     value = body.get("input")
     if value is not None:
         return normalise(value)
-    if fields.get("previous_response_id") or fields.get("instructions") or fields.get("generate") is False:
+    if any(fields.get(key) for key in _SAY_ENOUGH) or fields.get("generate") is False:
         return []
     raise bad(Code.MISSING_PARAMETER, "'input' is missing: a string or an array of items.", "input")
 
 
-Check = Callable[[Any, str], None]
-
-_REFUSED = {
-    "conversation": "continue with 'previous_response_id' instead.",
-    "prompt": "stored prompt templates live on another server; send 'instructions' and 'input'.",
-}
-
-
-def _string(value: Any, key: str) -> None:
-    if not isinstance(value, str):
-        raise bad(Code.INVALID_TYPE, f"'{key}' must be a string, not {kind(value)}.", key)
-
-
-def _boolean(value: Any, key: str) -> None:
-    if not isinstance(value, bool):
-        raise bad(Code.INVALID_TYPE, f"'{key}' must be true or false, not {kind(value)}.", key)
-
-
-def _object(value: Any, key: str) -> None:
-    if not isinstance(value, dict):
-        raise bad(Code.INVALID_TYPE, f"'{key}' must be an object, not {kind(value)}.", key)
-
-
-def _number(low: float, high: float) -> Check:
-    def check(value: Any, key: str) -> None:
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-            raise bad(Code.INVALID_TYPE, f"'{key}' must be a number, not {kind(value)}.", key)
-        if not low <= value <= high:
-            raise bad(Code.INVALID_VALUE, f"'{key}' is {value}; allowed is {low} to {high}.", key)
-
-    return check
-
-
-def _integer(low: int, high: int) -> Check:
-    def check(value: Any, key: str) -> None:
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise bad(Code.INVALID_TYPE, f"'{key}' must be a whole number, not {kind(value)}.", key)
-        if not low <= value <= high:
-            raise bad(Code.INVALID_VALUE, f"'{key}' is {value}; allowed is {low} to {high}.", key)
-
-    return check
-
-
-def _choice(*allowed: str) -> Check:
-    def check(value: Any, key: str) -> None:
-        if value not in allowed:
-            raise bad(Code.INVALID_VALUE, f"'{key}' must be one of {', '.join(allowed)}.", key)
-
-    return check
-
-
-def _tools(value: Any, key: str) -> None:
-    if not isinstance(value, list):
-        raise bad(Code.INVALID_TYPE, f"'{key}' must be an array, not {kind(value)}.", key)
-    for index, tool in enumerate(value):
-        where = f"{key}[{index}]"
-        if not isinstance(tool, dict) or not isinstance(tool.get("type"), str):
-            raise bad(Code.INVALID_TYPE, f"'{where}' must be an object with a 'type'.", where)
-        if tool["type"] != "function":
-            continue
-        if not isinstance(tool.get("name"), str) or not tool["name"]:
-            raise bad(Code.MISSING_PARAMETER, f"'{where}' needs a 'name'.", f"{where}.name")
-        if tool.get("parameters") is not None and not isinstance(tool["parameters"], dict):
-            raise bad(Code.INVALID_TYPE, f"'{where}.parameters' must be a JSON schema object.", f"{where}.parameters")
-
-
-def _tool_choice(value: Any, key: str) -> None:
-    if isinstance(value, str):
-        _choice("auto", "none", "required")(value, key)
-    elif not isinstance(value, dict) or not isinstance(value.get("type"), str):
-        raise bad(Code.INVALID_TYPE, f"'{key}' must be auto, none, required or an object with a 'type'.", key)
-    elif value["type"] == "allowed_tools":
-        tools = value.get("tools")
-        if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
-            raise bad(Code.INVALID_TYPE, f"'{key}.tools' must be an array of objects.", f"{key}.tools")
-        if value.get("mode", "auto") not in ("auto", "required"):
-            raise bad(Code.INVALID_VALUE, f"'{key}.mode' must be auto or required.", f"{key}.mode")
-
-
-def _text(value: Any, key: str) -> None:
-    _object(value, key)
-    form = value.get("format")
-    if form is None:
-        return
-    form_type = form.get("type") if isinstance(form, dict) else None
-    if form_type not in ("text", "json_object", "json_schema"):
-        raise bad(
-            Code.INVALID_VALUE, "'text.format.type' must be text, json_object or json_schema.", "text.format.type"
-        )
-    if form_type == "json_schema" and not (isinstance(form.get("name"), str) and isinstance(form.get("schema"), dict)):
-        raise bad(Code.MISSING_PARAMETER, "'text.format' needs 'name' and 'schema'.", "text.format.schema")
-
-
-def _metadata(value: Any, key: str) -> None:
-    _object(value, key)
-    if len(value) > 16:
-        raise bad(Code.INVALID_VALUE, f"'{key}' has {len(value)} entries; allowed are 16.", key)
-    for name, text in value.items():
-        if not isinstance(text, str) or len(name) > 64 or len(text) > 512:
-            raise bad(Code.INVALID_VALUE, f"'{key}' maps names of up to 64 to strings of up to 512 characters.", key)
-
-
-def _strings(value: Any, key: str) -> None:
-    if not isinstance(value, list) or not all(isinstance(entry, str) for entry in value):
-        raise bad(Code.INVALID_TYPE, f"'{key}' must be an array of strings.", key)
-
-
-_FIELDS: dict[str, Check] = {
-    "model": _string,
-    "instructions": _string,
-    "previous_response_id": _string,
-    "store": _boolean,
-    "background": _boolean,
-    "generate": _boolean,
-    "stream": _boolean,
-    "tools": _tools,
-    "tool_choice": _tool_choice,
-    "parallel_tool_calls": _boolean,
-    "max_tool_calls": _integer(0, 10_000),
-    "max_output_tokens": _integer(1, 10_000_000),
-    "temperature": _number(0, 2),
-    "top_p": _number(0, 1),
-    "presence_penalty": _number(-2, 2),
-    "frequency_penalty": _number(-2, 2),
-    "top_logprobs": _integer(0, 20),
-    "include": _strings,
-    "reasoning": _object,
-    "text": _text,
-    "truncation": _choice("auto", "disabled"),
-    "metadata": _metadata,
-    "user": _string,
-    "safety_identifier": _string,
-    "prompt_cache_key": _string,
-    "service_tier": _string,
-    "grizz_reasoning": _choice("raw", "summary"),
-}
+# Nothing to us; an upstream that speaks the same API knows what they mean.
+_PASSED_ON = ("access_programs", "image", "moderation", "prompt_cache_options")

@@ -1,4 +1,4 @@
-"""Any OpenAI-compatible Chat Completions API, through the openai package.
+"""Any OpenAI-compatible API, of Chat Completions or of Responses, through the openai package.
 
 The package opens the request (URL, auth, errors); the stream is read raw, since its chunk objects cost 10 to 40 times
 more than our own splitting and orjson (docs/architecture.md). It does not retry: one place does, the worker, which
@@ -8,9 +8,10 @@ alone knows whether a client has seen anything yet.
 from __future__ import annotations
 
 import asyncio
+import errno
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, closing
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -19,7 +20,7 @@ from openai import AsyncAPIResponse, AsyncOpenAI, DefaultAsyncHttpxClient
 
 from grizz.errors import Code, UpstreamError
 from grizz.upstream.base import Chunks
-from grizz.upstream.http import AiohttpTransport, Body
+from grizz.upstream.http import AiohttpTransport, Body, fresh_connection
 from grizz.upstream.retry_after import retry_after_s
 
 # Within so many seconds of sending, a connection that breaks before any answer was a pooled one that the server had
@@ -40,6 +41,7 @@ class OpenAIUpstream:
         connect_timeout_s: seconds to a connection, and before it to a place among those that are allowed.
         idle_timeout_s: seconds between two reads, and to the response's headers.
         max_connections: requests at a time.
+        api: which one is asked for answers.
     """
 
     def __init__(
@@ -51,8 +53,10 @@ class OpenAIUpstream:
         connect_timeout_s: float,
         idle_timeout_s: float,
         max_connections: int,
+        api: Literal["chat", "responses"] = "chat",
     ) -> None:
         self.name = name
+        self._api = api
         self._connect_timeout_s = connect_timeout_s
         self._idle_timeout_s = idle_timeout_s
         self._most = max_connections
@@ -116,8 +120,8 @@ class OpenAIUpstream:
         Whether it was a pooled one is not to be seen from here, so a server that breaks at each request may look the
         same: that is why `may_resend` is asked.
 
-        aiohttp does so by itself, but only for methods that change nothing. A chat request does neither: what of it
-        reached the server is not read by anybody.
+        aiohttp does so by itself, but only for methods that change nothing. Nor does a request for an answer: what of
+        it reached the server is not read by anybody.
         """
         loop = asyncio.get_running_loop()
         sent_at = loop.time()
@@ -126,11 +130,16 @@ class OpenAIUpstream:
         except aiohttp.ClientError as error:
             if not _was_dropped(error) or loop.time() - sent_at > _STALE_S or not may_resend():
                 raise
-        return await stack.enter_async_context(self._create(body))
+        with fresh_connection():  # others in the pool may have been dropped as well
+            return await stack.enter_async_context(self._create(body))
 
     def _create(self, body: dict[str, Any]) -> AbstractAsyncContextManager[AsyncAPIResponse[Any]]:
         # `extra_body` goes as it is, and over the rest. As an argument each message would be matched with the package's
-        # types, which takes 0.2 ms, on the loop; ours come from `protocol/chat.py`.
+        # types, which takes 0.2 ms, on the loop; ours come from `protocol/chat.py` and `protocol/responses.py`.
+        if self._api == "responses":
+            return self._client.responses.with_streaming_response.create(
+                model="", input="", stream=True, extra_body=body
+            )
         return self._client.chat.completions.with_streaming_response.create(
             model="", messages=(), stream=True, extra_body=body
         )
@@ -178,7 +187,9 @@ class OpenAIUpstream:
             text = "the upstream could not be reached"
         else:
             text = "the upstream dropped the connection"
-        return UpstreamError(Code.SERVER_ERROR, text, result=result, retryable=True)
+        return UpstreamError(
+            Code.SERVER_ERROR, text, result=result, retryable=True, unready=any(map(_is_refusal, causes))
+        )
 
 
 class _Translating:
@@ -219,6 +230,11 @@ def _any(causes: list[BaseException], *kinds: type[BaseException]) -> bool:
     return any(isinstance(cause, kinds) for cause in causes)
 
 
+def _is_refusal(error: BaseException) -> bool:
+    """Does nobody listen there?"""
+    return isinstance(error, OSError) and error.errno == errno.ECONNREFUSED
+
+
 def _was_dropped(error: BaseException) -> bool:
     """Did a connection that stood break before there was an answer?"""
     causes = list(_causes(error))
@@ -236,7 +252,9 @@ def _of_status(error: openai.APIStatusError) -> UpstreamError:
             return UpstreamError(Code.INSUFFICIENT_QUOTA, said, result="429")
         return UpstreamError(Code.RATE_LIMIT, said, result="429", retryable=True, retry_after_s=pause_s)
     if status in (408, 409) or status >= 500:
-        return UpstreamError(Code.SERVER_ERROR, said, result="5xx", retryable=True, retry_after_s=pause_s)
+        return UpstreamError(
+            Code.SERVER_ERROR, said, result="5xx", retryable=True, retry_after_s=pause_s, unready=status == 503
+        )
     result = str(status) if status in (401, 403, 404) else "400"
     if error.code == "context_length_exceeded" or "maximum context length" in text.lower():
         return UpstreamError(Code.CONTEXT_LENGTH, text or said, result=result)

@@ -22,6 +22,7 @@ class Lane:
         waiting: creates behind the running one, with their bytes.
         cursor: what is delivered on it now.
         creating: a create is being submitted, or its response runs.
+        made: the response that was created on it last, or None.
         position: how many jobs come before its response, as the client was told last; None when it was not.
     """
 
@@ -29,6 +30,7 @@ class Lane:
     waiting: list[tuple[Frame, int]] = field(default_factory=list)
     cursor: Cursor | None = None
     creating: bool = False
+    made: str | None = None
     position: int | None = None
 
     @property

@@ -96,7 +96,12 @@ class Limits:
         max_queued: jobs that may wait in all.
         slots: jobs that run at the same time.
         now: seconds of any steady clock.
+
+    Attributes:
+        check_model: raises RequestError when an API key (its table's name) may not ask for a model.
     """
+
+    check_model: Callable[[str, str], None] = staticmethod(lambda key, model: None)
 
     def __init__(
         self,
@@ -239,16 +244,27 @@ class Limits:
 
 
 async def submit(
-    engine: Engine, limits: Limits, identity: Identity, request: requests.Request, size: int, scope: Scope | None
+    engine: Engine,
+    limits: Limits,
+    identity: Identity,
+    request: requests.Request,
+    size: int,
+    scope: Scope | None,
+    response_id: str | None = None,
 ) -> Reply:
     """Let a client's request in, if its limits allow it; what it used is settled when it has ended.
+
+    Args: as of `Engine.submit`.
 
     Raises:
         RequestError: it is refused; nothing was accepted.
     """
+    limits.check_model(identity.key, request.model)
     admission = limits.admit(identity, size, engine.queued_of(identity.owner))
     try:
-        return await engine.submit(request, identity.owner, scope=scope, size=size, on_end=admission.ended)
+        return await engine.submit(
+            request, identity.owner, scope=scope, size=size, on_end=admission.ended, response_id=response_id
+        )
     except BaseException:
         admission.refused()
         raise

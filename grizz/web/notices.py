@@ -32,9 +32,8 @@ def idle(closes_in_s: float) -> Notice:
     return {"type": "grizz:idle", "sequence_number": 0, "closes_in_s": round(max(0.0, closes_in_s), 1)}
 
 
-def steer_failed(frame: dict[str, Any]) -> Notice:
-    """The documented refusal of `response.steer` (protocol §3.2)."""
-    message = "A running response takes no further input here; cancel it, or create another after it."
-    error = {"type": "invalid_request_error", "code": Code.STEERING_NOT_SUPPORTED, "message": message}
+def steer_failed(frame: dict[str, Any], code: Code, message: str) -> Notice:
+    """The documented refusal of `response.steer` (protocol §3.2), which gives back what was to be said."""
+    error = {"type": "invalid_request_error", "code": str(code), "message": message}
     steer = {"previous_response_id": frame.get("previous_response_id"), "input": frame.get("input")}
     return {"type": "response.steer.failed", "sequence_number": 0, "error": error, "steer": steer}

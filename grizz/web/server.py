@@ -16,6 +16,8 @@ from grizz.tasks import OnError, TaskOwner
 from grizz.telemetry.metrics import Metrics
 from grizz.web.auth import Door
 from grizz.web.auth.sessions import Sessions
+from grizz.web.completions import Completions
+from grizz.web.conversations import ConversationApi
 from grizz.web.errors import NOWHERE, Answers, json_response, nowhere
 from grizz.web.gate import Gate
 from grizz.web.http import Api
@@ -55,6 +57,7 @@ class Server:
         self._metrics = metrics
         self._door = Door(settings)
         self._limits = Limits(settings.limits, settings.keys, settings.queue.max_jobs, settings.workers.concurrency)
+        self._limits.check_model = models.names.check
         self._watchdog = Watchdog(settings.server.stall_timeout_s, metrics)
         self._watchdog.start(tasks)
         self._answers = Answers(metrics, self._check, self._door.admit)
@@ -104,8 +107,26 @@ class Server:
             models=self._models.list,
             request_timeout_s=self._settings.server.request_timeout_s,
         )
+        completions = Completions(
+            engine=self._engine,
+            door=self._door,
+            limits=self._limits,
+            watchdog=self._watchdog,
+            default_model=self._models.default,
+            lost=lambda request, tell: self._gate.lost(request, tell),
+            request_timeout_s=self._settings.server.request_timeout_s,
+        )
+        conversations = ConversationApi(
+            self._engine.conversations,
+            door=self._door,
+            limits=self._limits,
+            watchdog=self._watchdog,
+            request_timeout_s=self._settings.server.request_timeout_s,
+        )
         routes = [
             *api.routes(),
+            *completions.routes(),
+            *conversations.routes(),
             *Sessions(self._door).routes(),
             *Pages(self._door, self._page_info).routes(),
             web.get("/livez", self._livez),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from typing import Any
 
 import orjson
@@ -20,7 +21,7 @@ from grizz.protocol.events import on_lane
 from grizz.protocol.items import kind
 from grizz.tasks import TaskOwner
 from grizz.telemetry.metrics import Metrics
-from grizz.web import notices
+from grizz.web import notices, steer
 from grizz.web.auth import Door, Identity
 from grizz.web.errors import envelope
 from grizz.web.lanes import Frame, Lane, Lanes
@@ -86,7 +87,7 @@ class Connection:
         guard: Guard,
         metrics: Metrics,
         tasks: TaskOwner,
-        default_model: Callable[[], Awaitable[str]],
+        default_model: Callable[[str], Awaitable[str]],
     ) -> None:
         self.name = name
         self.identity = identity
@@ -285,9 +286,8 @@ class Connection:
     def _on_presence(self, frame: Frame, lane_name: str | None, size: int) -> None:
         state = frame.get("state")
         if state not in _PRESENCES:
-            raise RequestError(
-                400, Code.INVALID_VALUE, f"'state' must be one of {', '.join(_PRESENCES)}.", param="state"
-            )
+            text = f"'state' must be one of {', '.join(_PRESENCES)}."
+            raise RequestError(400, Code.INVALID_VALUE, text, param="state")
         self._writer.presence = state
         self._writer.wake()
 
@@ -298,7 +298,7 @@ class Connection:
         self._tasks.spawn(self._renew(token), name="renew a token")
 
     async def _renew(self, token: str) -> None:
-        """Somebody known says again who it is: a token that expires is followed by another one of the same user."""
+        """A token that expires is followed by another one of the same user."""
         try:
             if self._door.has_accounts:
                 identity = await self._door.authenticate(token)
@@ -312,7 +312,9 @@ class Connection:
 
     def _on_steer(self, frame: Frame, lane_name: str | None, size: int) -> None:
         requests.check_depth(frame)
-        self.notify(notices.steer_failed(frame), lane_name)
+        of = self._lanes.delivering(str(frame.get("previous_response_id")))
+        notify = partial(self.notify, lane_name=of.name if of else None)
+        self._tasks.spawn(steer.refuse(self._engine, self.identity.owner, frame, notify), name="refuse a steer")
 
     def _on_processed(self, frame: Frame, lane_name: str | None, size: int) -> None:
         """Some clients acknowledge what they have used. An answer would be taken for that of their next turn."""
@@ -334,7 +336,8 @@ class Connection:
 
     async def _create(self, lane: Lane, frame: Frame, size: int) -> None:
         try:
-            request = requests.parse(frame, "" if frame.get("model") else await self._default_model())
+            default = "" if frame.get("model") else await self._default_model(self.identity.key)
+            request = requests.parse(frame, default)
             reply = await submit(self._engine, self._limits, self.identity, request, size, self._scope)
         except RequestError as error:
             self._create_failed(lane, frame, error)
@@ -343,13 +346,13 @@ class Connection:
             self._metrics.unhandled_errors.labels("handler").inc()
             self._create_failed(lane, frame, RequestError(500, Code.SERVER_ERROR, "The server failed."))
         else:
+            lane.made = reply.id
             lane.cursor = Cursor(reply, -1, self._writer.wake)
 
     def _create_failed(self, lane: Lane, frame: Frame, error: RequestError) -> None:
         lane.creating = False
-        previous = frame.get("previous_response_id")
-        if isinstance(previous, str) and previous in self._scope.turns:
-            self._engine.history.forget(previous)  # a failed continuation takes its parent with it (protocol §11.3)
+        if lane.made in self._scope.turns and lane.made == frame.get("previous_response_id"):
+            self._engine.history.forget(lane.made)  # a failed fork of another lane's would not (protocol §11.3)
         self._refuse(error, lane.name)
         self._start_creates()
 
@@ -377,8 +380,6 @@ class Connection:
             raise RequestError(410, Code.LOG_EXPIRED, text, param="response_id")
         self._metrics.resumes.labels("ok").inc()
         self._attached(lane, turn.id, after, turn.last_seq, turn.response["status"], 1)
-
-    # What goes out
 
     def _attached(self, lane: Lane, response_id: str, after: int, last_seq: int, status: str, attempt: int) -> None:
         if not self._extended:

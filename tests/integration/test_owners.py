@@ -78,6 +78,16 @@ async def detach(http: aiohttp.ClientSession, grizz: Grizz, key: str, id_: str) 
     return event["status"], json.dumps(event).replace(id_, "ID")
 
 
+async def steer(http: aiohttp.ClientSession, grizz: Grizz, key: str, id_: str) -> Answer:
+    """A steer is refused without a status; as one of the others it counts as not found."""
+    player = await Player.connect(http, grizz.ws_url, headers=bearer(key))
+    await player.send({"type": "response.steer", "previous_response_id": id_, "input": "left"})
+    event = await player.next()
+    await player.ws.close()
+    found = event["error"]["code"] != "response_not_found"
+    return 200 if found else 404, json.dumps(event).replace(id_, "ID")
+
+
 CREATE = {"input": "go on", "previous_response_id": "ID"}
 RESPONSE_PATHS = {
     "retrieve": over_http("GET", "/v1/responses/ID"),
@@ -89,6 +99,8 @@ RESPONSE_PATHS = {
     "previous_response_id, streamed": over_http("POST", "/v1/responses", {**CREATE, "stream": True}),
     "previous_response_id, background": over_http("POST", "/v1/responses", {**CREATE, "background": True}),
     "previous_response_id over WebSocket": over_websocket({"type": "response.create", **CREATE}),
+    "compact": over_http("POST", "/v1/responses/compact", {"model": "grizz-demo", "previous_response_id": "ID"}),
+    "response.steer": steer,
     "response.cancel": over_websocket({"type": "response.cancel", "response_id": "ID"}),
     "grizz:attach": over_websocket({"type": "grizz:attach", "response_id": "ID", "starting_after": 0}),
     "grizz:attach on a lane": over_websocket({"type": "grizz:attach", "response_id": "ID", "stream_id": "a"}),

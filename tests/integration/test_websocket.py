@@ -156,14 +156,6 @@ async def test_response_processed_is_taken_in_silence(player: Player) -> None:
     assert events[0]["type"] == "response.created"
 
 
-async def test_steering_is_refused_in_its_own_words(player: Player) -> None:
-    await player.send({"type": "response.steer", "previous_response_id": "resp_x", "input": "left"})
-    event = await player.next()
-    assert event["type"] == "response.steer.failed"
-    assert event["error"]["code"] == "steering_not_supported"
-    assert event["steer"] == {"previous_response_id": "resp_x", "input": "left"}
-
-
 async def test_a_warm_up_answers_empty_and_can_be_continued(player: Player, grizz: Grizz) -> None:
     warm = await player.ask("My name is Ada.", generate=False, store=False)
     done = warm[-1]

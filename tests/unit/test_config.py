@@ -93,6 +93,7 @@ def test_every_setting_can_be_set_by_its_variable():
 
 HASH = "sha256:" + 64 * "0"
 EXAMPLES = {
+    "models.aliases": "fast=gpt-5-mini",
     "server.trusted_proxies": "10.0.0.0/8",
     "limits.queue_share": "0.7",
     "server.tls_cert_file": "/cert.pem",
@@ -544,5 +545,5 @@ def test_config_toml_without_its_comment_signs_is_all_defaults(tmp_path):
     tables = tomllib.loads("\n".join(opened))
     given = {f"{section}.{key}" for section, table in tables.items() for key in table}
     assert set(tables) == set(SECTIONS)
-    assert given == set(SETTINGS) - {"upstream.api_key", "auth.jwt_secret"}
+    assert given == set(SETTINGS) - {"upstream.api_key", "auth.jwt_secret", "history.compaction_secret"}
     assert from_file(tmp_path, "\n".join(opened)).settings == Settings()

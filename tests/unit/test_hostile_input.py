@@ -90,18 +90,19 @@ def test_an_allowed_tool_whose_name_is_a_list_allows_nothing() -> None:
 
 @pytest.mark.parametrize("role", ["user", "system", "assistant"])
 def test_what_an_image_says_besides_is_not_taken_for_text(role: str) -> None:
-    image = {"type": "input_image", "image_url": "u", "text": 5}
+    image = {"type": "input_image", "image_url": "https://u", "text": 5}
     request = requests.parse({"input": [{"role": role, "content": [image]}]}, "m")
     (message,) = chat.body(request, request.input)["messages"]
-    shown = [{"type": "image_url", "image_url": {"url": "u"}}]
+    shown = [{"type": "image_url", "image_url": {"url": "https://u"}}]
     assert message["content"] == (shown if role == "user" else "")
 
 
 def test_an_empty_text_within_a_tools_output_stays_empty() -> None:
     output = [{"type": "input_text", "text": ""}, {"type": "input_image", "image_url": "u", "text": 5}]
     items = [{"type": "function_call_output", "call_id": "c", "output": output}]
-    (message,) = chat.messages(items, instructions=None, developer_role=False)
-    assert message["content"] == "[input_image]"
+    message, seen = chat.messages(items, instructions=None, developer_role=False)
+    assert message["content"] == "[image, shown below]"
+    assert seen["content"][1] == {"type": "image_url", "image_url": {"url": "u"}}
 
 
 # What model servers send

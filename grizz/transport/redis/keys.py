@@ -48,6 +48,18 @@ class Keys:
         """A finished response that ended alone."""
         return f"{{{self.prefix}}}:turn:{response_id}"
 
+    def claim(self, name: str) -> str:
+        """Who has a name that only one may have."""
+        return f"{{{self.prefix}}}:claim:{name}"
+
     def usage(self, month: str) -> str:
         """How many commands all nodes sent in a month (YYYY-MM)."""
         return f"{{{self.prefix}}}:commands:{month}"
+
+    def conversation(self, conversation_id: str) -> str:
+        """Hash of what is known of a conversation; with `:items` and `:order` behind it, what was said in it."""
+        return f"{{{self.prefix}}}:conv:{conversation_id}"
+
+    def conversations(self, owner: str) -> str:
+        """Sorted set of an owner's conversations, by when they were last written to."""
+        return f"{{{self.prefix}}}:convs:{owner}"

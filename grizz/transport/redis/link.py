@@ -325,7 +325,7 @@ class Link:
             if not self._room.wait_s(_now()):  # the rest of a batch says nothing new
                 self._room.failed(_now())
             self._metrics.errors.labels(str(fault)).inc()
-        elif fault is Fault.COMMAND:
+        elif fault is Fault.COMMAND or (fault is Fault.LOGIN and command[0] in _MAY_LACK):
             self._metrics.errors.labels(str(fault)).inc()
             log.warning("redis refused a command", extra={"command": str(command[0]), "err": str(error)})
         elif fault is not Fault.LOST:
@@ -359,6 +359,8 @@ class Link:
 
 
 _NEED_ROOM = frozenset({"HSET", "XADD"})
+# An account that may not do these has no conversations; everything else goes on.
+_MAY_LACK = frozenset({"EVAL", "HGET", "HVALS", "ZRANGE"})
 
 
 def _tell(batch: list[tuple[Command, Then | None]], reply: Any) -> None:

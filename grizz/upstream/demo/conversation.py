@@ -47,6 +47,7 @@ class Chat:
         answered: whether any tool result follows the last user message.
         tool_choice: "auto", "none", "required" or ("named", name).
         schema: the JSON schema asked for, {} for any JSON object, None for text.
+        top_logprobs: how many alternatives to tell with each piece of text; None tells no probabilities.
         max_tokens: the most tokens to answer with, or None.
         prompt_tokens: words of all messages.
     """
@@ -66,6 +67,7 @@ class Chat:
     prompt_tokens: int
     stream: bool
     include_usage: bool
+    top_logprobs: int | None
 
 
 def read(body: Any) -> Chat:
@@ -104,6 +106,7 @@ def read(body: Any) -> Chat:
         prompt_tokens=sum(len(text.split()) for text in texts),
         stream=bool(body.get("stream")),
         include_usage=isinstance(options, dict) and bool(options.get("include_usage")),
+        top_logprobs=_top_logprobs(body),
     )
 
 
@@ -231,6 +234,17 @@ def _max_tokens(body: dict[str, Any]) -> int | None:
                 raise _bad(f"{name} must be a whole number of at least 1.", name)
             return limit
     return None
+
+
+def _top_logprobs(body: dict[str, Any]) -> int | None:
+    most = body.get("top_logprobs")
+    if most is not None and (type(most) is not int or not 0 <= most <= 20):
+        raise _bad("top_logprobs must be a whole number from 0 to 20.", "top_logprobs")
+    if not body.get("logprobs"):
+        if most:
+            raise _bad("top_logprobs is only allowed with logprobs.", "top_logprobs")
+        return None
+    return most or 0
 
 
 def decode(raw: bytes) -> Any:

@@ -99,8 +99,24 @@ def usage(prompt_tokens: int, completion_tokens: int, reasoning_tokens: int) -> 
 class Chunks:
     """Writes the chunks of one answer as SSE. What never changes is encoded once; a delta costs two concatenations."""
 
-    def __init__(self, ident: str, created_s: int, model: str, script: Script, *, usage_field: bool) -> None:
-        """`usage_field`: every chunk carries `usage`, null until the last, as it does when usage was asked for."""
+    api = "chat"
+
+    def __init__(
+        self,
+        ident: str,
+        created_s: int,
+        model: str,
+        script: Script,
+        *,
+        usage_field: bool,
+        top_logprobs: int | None = None,
+    ) -> None:
+        """`usage_field`: every chunk carries `usage`, null until the last, as it does when usage was asked for.
+
+        `top_logprobs`: how many alternatives to tell with each piece of text; None tells no probabilities.
+        """
+        self._top_logprobs = top_logprobs
+        self._no_role = script.no_role
         self._end = b"\r\n\r\n" if script.crlf else b"\n\n"
         self._start = (b": the demo says hello" + self._end if script.comment else b"") + b"data: "
         same = {"id": ident, "object": "chat.completion.chunk", "created": created_s, "model": model}
@@ -109,8 +125,25 @@ class Chunks:
         self._close = (b',"usage":null}' if usage_field else b"}") + self._end
         self._delta_end = b',"logprobs":null,"finish_reason":null}]' + self._close
 
+    def head(self) -> bytes:
+        """What comes before the answer: the role, and no word."""
+        return b"" if self._no_role else self.delta(b'{"role":"assistant","content":""}')
+
+    def end(self, reason: str, counts: dict[str, Any] | None) -> bytes:
+        """How the answer ends; `counts` are its usage, if that is told."""
+        last = self.finish(reason) + (self.usage(counts) if counts is not None else b"")
+        return last + self.data(b"[DONE]")
+
+    def failure(self) -> bytes:
+        """The server fails in the middle of the answer."""
+        return self.data(orjson.dumps(error("500")[1])) + self.data(b"[DONE]")
+
     def delta(self, delta: bytes) -> bytes:
         """A chunk in the middle of the answer; `delta` is a JSON object."""
+        if self._top_logprobs is not None and delta.startswith(b'{"content":'):
+            told = orjson.dumps(_logprobs(orjson.loads(delta)["content"], self._top_logprobs))
+            end = self._delta_end.replace(b'"logprobs":null', b'"logprobs":' + told, 1)
+            return self._delta_start + delta + end
         return self._delta_start + delta + self._delta_end
 
     def finish(self, reason: str) -> bytes:
@@ -124,6 +157,18 @@ class Chunks:
     def data(self, payload: bytes) -> bytes:
         """Any other data line."""
         return self._start + payload + self._end
+
+
+def _logprobs(text: str, alternatives: int) -> dict[str, Any]:
+    """The demo is rather sure of itself: each alternative is a tenth as likely as the one before."""
+    if not text:
+        return {"content": [], "refusal": None}
+    tokens = [text, *(f"{text}{number}" for number in range(1, alternatives))]
+    told = [
+        {"token": token, "logprob": -0.1 - 2.3 * number, "bytes": list(token.encode())}
+        for number, token in enumerate(tokens)
+    ]
+    return {"content": [{**told[0], "top_logprobs": told[:alternatives]}], "refusal": None}
 
 
 def message(said: Iterable[bytes]) -> dict[str, Any]:

@@ -1,0 +1,98 @@
+"""Compaction items: sealed for their owner when a conversation is compacted, opened when they come back."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from grizz.core.vault import Vault
+from grizz.engine.ids import new_id
+from grizz.errors import Code, RedisDown, RequestError
+from grizz.protocol import compaction
+from grizz.protocol.items import Item, with_ids
+from grizz.protocol.reader import usage
+from grizz.transport.base import Claims
+
+# For as long as nobody empties the Redis.
+_KEPT_S = 10 * 365 * 86_400.0
+
+
+class Compactions:
+    """Seals and opens.
+
+    Args:
+        secret: shared by all that shall open each other's items; "" makes one: with `claims` the first node to need it
+            gives it to all others, and without them it dies with this process.
+        claims: those of all nodes, or None when there is but one.
+    """
+
+    def __init__(self, secret: str, claims: Claims | None) -> None:
+        self._mine = secret or secrets.token_urlsafe(32)
+        self._vault = Vault(self._mine)
+        self._claims = None if secret else claims
+
+    def __repr__(self) -> str:
+        return f"<Compactions{', secret not agreed' if self._claims else ''}>"
+
+    async def compacted(self, owner: str, response: dict[str, Any], context: Sequence[Item]) -> dict[str, Any]:
+        """The answer of `POST /v1/responses/compact`.
+
+        Args:
+            response: in which a model was asked for the summary.
+            context: the conversation.
+
+        Raises:
+            RequestError: there is no summary; 503, the nodes cannot agree on a secret now.
+        """
+        summary = compaction.summary_of(response)
+        await self._agree()
+        token = self._vault.seal(owner, compaction.packed(context, summary))
+        item = {"id": new_id("cmp"), "type": "compaction", "encrypted_content": token}
+        return {
+            "id": response["id"],
+            "object": "response.compaction",
+            "created_at": int(time.time()),
+            "output": [*with_ids(compaction.kept(context), new_id), item],
+            "usage": response["usage"] or usage({}),
+        }
+
+    async def opened(self, owner: str, context: Sequence[Item], given: int) -> list[Item]:
+        """The context with what its compaction items hold instead of them. Cancel-safe.
+
+        Args:
+            given: how many of its last items the client has just sent.
+
+        Raises:
+            RequestError: 400, one of them cannot be opened: changed, another owner's, or of a server with another
+                secret; 503, the nodes cannot agree on a secret now.
+        """
+        found: dict[str, list[Item]] = {}
+        older = len(context) - given
+        for index, item in enumerate(context):
+            if item["type"] != "compaction":
+                continue
+            token = item["encrypted_content"]
+            if index < older and not self._vault.made(token):
+                continue  # a model API's own, which it said in an earlier turn
+            await self._agree()
+            data = self._vault.open(owner, token)
+            if data is None:
+                text = "This compaction item cannot be opened here; send the conversation itself."
+                param = f"input[{index - older}].encrypted_content" if index >= older else "previous_response_id"
+                raise RequestError(400, Code.INVALID_ENCRYPTED_CONTENT, text, param=param)
+            found[token] = compaction.unpacked(data)
+        return compaction.in_place(context, found) if found else list(context)
+
+    async def _agree(self) -> None:
+        """Take the secret that the first node has put into the Redis: one or two commands, at the first need."""
+        if self._claims is None:
+            return
+        try:
+            theirs = await self._claims.claim("compaction", self._mine, _KEPT_S)
+        except RedisDown:
+            text = "The secret of compacted conversations is not to be had now; try again."
+            raise RequestError(503, Code.OVERLOADED, text, retry_after_s=1.0) from None
+        self._vault = Vault(theirs or self._mine)
+        self._claims = None
