@@ -13,6 +13,9 @@ from collections.abc import Iterator, Sequence
 from grizz.engine.reply import Reply
 from grizz.protocol.events import Event
 
+# Grace of what nobody can come back to: until its own client reads it may still wait for its place in the queue.
+_FLEETING_S = 5.0
+
 
 class Replies:
     """Replies by response id.
@@ -97,7 +100,7 @@ class Replies:
             reply
             for reply in self._running.values()
             if reply.unwatched_since is not None
-            and now - reply.unwatched_since > self._grace_s
+            and now - reply.unwatched_since > (_FLEETING_S if reply.request.fleeting else self._grace_s)
             and not reply.request.background
         ]
 

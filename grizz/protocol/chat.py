@@ -10,6 +10,8 @@ from grizz.protocol.requests import Request
 
 Message = dict[str, Any]
 
+# Of an item, under the name it has in a message.
+_MORE = {"grizz_name": "name", "grizz_reasoning": "reasoning_content"}
 # Sent on under the same name, only when the client sent them.
 _NAMES = {"input_image": "image", "input_file": "file"}
 _SAME = ("temperature", "top_p", "presence_penalty", "frequency_penalty", "parallel_tool_calls")
@@ -52,6 +54,7 @@ def body(
     chat.update(_tools(given.get("tools", ()), given.get("tool_choice")))
     if "tools" not in chat:
         chat.pop("parallel_tool_calls", None)  # refused by several servers when there are no tools
+    chat.update(given.get("grizz_chat", ()))  # what a client said in this dialect, and the other has no word for
     return chat
 
 
@@ -83,10 +86,10 @@ def _add_message(chat: list[Message], item: Item, developer_role: bool) -> None:
     role = item["role"]
     if role == "assistant":
         text = "".join(text_of(part) or "" for part in item["content"])
-        chat.append({"role": "assistant", "content": text})
+        chat.append({"role": "assistant", "content": text, **_more(item)})
         return
     if role == "user":
-        chat.append({"role": "user", "content": _user_content(item["content"])})
+        chat.append({"role": "user", "content": _user_content(item["content"]), **_more(item)})
         return
     role = "developer" if role == "developer" and developer_role else "system"
     text = "".join(text_of(part) or "" for part in item["content"])
@@ -95,6 +98,11 @@ def _add_message(chat: list[Message], item: Item, developer_role: bool) -> None:
         chat[-1]["content"] += "\n\n" + text
     else:
         chat.append({"role": role, "content": text})
+
+
+def _more(item: Item) -> dict[str, str]:
+    """What clients that speak this dialect say of a message besides, or of the first call of one without words."""
+    return {name: item[key] for key, name in _MORE.items() if isinstance(item.get(key), str)}
 
 
 def _user_content(parts: list[dict[str, Any]]) -> str | list[dict[str, Any]]:
@@ -126,7 +134,7 @@ def _add_call(chat: list[Message], item: Item) -> None:
     if last is not None and last["role"] == "assistant":
         last.setdefault("tool_calls", []).append(call)
     else:
-        chat.append({"role": "assistant", "content": None, "tool_calls": [call]})
+        chat.append({"role": "assistant", "content": None, "tool_calls": [call], **_more(item)})
 
 
 def _output_text(output: str | list[dict[str, Any]]) -> str:

@@ -65,6 +65,11 @@ class Request:
         return bool(self.fields.get("background", False))
 
     @property
+    def fleeting(self) -> bool:
+        """Is it of use only to the connection that asked? So it is with a chat completion that is not stored."""
+        return "grizz_chat" in self.fields and not self.store
+
+    @property
     def generate(self) -> bool:
         """False: only remember the input (a warm-up)."""
         return bool(self.fields.get("generate", True))

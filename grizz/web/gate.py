@@ -12,7 +12,7 @@ import logging
 import socket
 import ssl
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from aiohttp import web
 
@@ -69,6 +69,8 @@ class Gate:
         # Those that have asked for nothing yet, in the order they came.
         self._silent: dict[asyncio.BaseProtocol, float] = {}
         self._addresses: dict[asyncio.BaseProtocol, str] = {}
+        # Who wants to be told when a connection is lost.
+        self._told: dict[asyncio.BaseProtocol, Callable[[], None]] = {}
         self._of_address: Counter[str] = Counter()
         self._turned_away = 0
         self._server: web.Server
@@ -99,6 +101,18 @@ class Gate:
     def asked(self, request: web.Request) -> None:
         """A request has come: its connection is silent no more."""
         self._silent.pop(request.protocol, None)
+
+    @contextlib.contextmanager
+    def lost(self, request: web.Request, tell: Callable[[], None]) -> Iterator[None]:
+        """Call `tell` if the connection of a request is lost within the block; by then its transport may still stand.
+
+        aiohttp tells a handler only by cancelling it, all of them or none.
+        """
+        self._told[request.protocol] = tell
+        try:
+            yield
+        finally:
+            self._told.pop(request.protocol, None)
 
     def _watch(self, server: web.Server) -> None:
         """Hear of each connection of the server when it is there, and when it is gone."""
@@ -140,6 +154,8 @@ class Gate:
 
     def _lost(self, handler: asyncio.BaseProtocol) -> None:
         self._silent.pop(handler, None)
+        if tell := self._told.get(handler):
+            tell()
         address = self._addresses.pop(handler, None)
         if address is not None:
             self._of_address[address] -= 1

@@ -16,6 +16,7 @@ from grizz.tasks import OnError, TaskOwner
 from grizz.telemetry.metrics import Metrics
 from grizz.web.auth import Door
 from grizz.web.auth.sessions import Sessions
+from grizz.web.completions import Completions
 from grizz.web.conversations import ConversationApi
 from grizz.web.errors import NOWHERE, Answers, json_response, nowhere
 from grizz.web.gate import Gate
@@ -112,9 +113,19 @@ class Server:
             watchdog=self._watchdog,
             request_timeout_s=self._settings.server.request_timeout_s,
         )
+        completions = Completions(
+            engine=self._engine,
+            door=self._door,
+            limits=self._limits,
+            watchdog=self._watchdog,
+            default_model=self._models.default,
+            lost=lambda request, tell: self._gate.lost(request, tell),
+            request_timeout_s=self._settings.server.request_timeout_s,
+        )
         routes = [
             *api.routes(),
             *conversations.routes(),
+            *completions.routes(),
             *Sessions(self._door).routes(),
             *Pages(self._door, self._page_info).routes(),
             web.get("/livez", self._livez),

@@ -1,0 +1,114 @@
+"""Responses in the words of Chat Completions: failures, and events as other servers' Responses APIs send them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+import pytest
+
+from grizz.protocol import choices, completions
+from grizz.protocol.choices import Choice
+from grizz.protocol.events import Event, response_object
+from grizz.protocol.requests import Request
+
+ASKED = completions.parse({"messages": [{"role": "user", "content": "x"}], "stream": True}, "m")
+
+
+def response(status: str, **more: Any) -> dict[str, Any]:
+    return {**response_object("resp_1", 1, Request("m", (), {}), status), **more}
+
+
+def event(kind: str, **body: Any) -> Event:
+    return Event(1, kind, orjson.dumps({"type": kind, "sequence_number": 1, **body}))
+
+
+def deltas(*events: Event) -> list[dict[str, Any]]:
+    data = Choice(response("in_progress"), ASKED).read(events)
+    payloads = [frame.removeprefix(b"data: ") for frame in data.split(b"\n\n") if frame]
+    return [orjson.loads(payload)["choices"][0]["delta"] for payload in payloads if payload != b"[DONE]"]
+
+
+@pytest.mark.parametrize(
+    ("code", "status", "headers"),
+    [
+        ("rate_limit_exceeded", 429, {}),
+        ("insufficient_quota", 429, {"x-should-retry": "false"}),
+        ("context_length_exceeded", 400, {}),
+        ("invalid_prompt", 400, {}),
+        ("model_not_found", 404, {}),
+        ("server_error", 502, {}),
+        ("a code of another server", 502, {}),
+    ],
+)
+def test_a_failed_response_is_the_refusal_that_its_code_stands_for(
+    code: str, status: int, headers: dict[str, str]
+) -> None:
+    failure = choices.failure_of(response("failed", error={"code": code, "message": "why"}))
+    assert failure is not None
+    assert (failure.status, failure.message, failure.headers) == (status, "why", headers)
+    assert (failure.retry_after_s is not None) == (code == "rate_limit_exceeded")
+
+
+def test_a_cancelled_answer_is_none_and_not_to_be_asked_for_again() -> None:
+    failure = choices.failure_of(response("cancelled"))
+    assert failure is not None
+    assert (failure.status, failure.headers) == (409, {"x-should-retry": "false"})
+
+
+def test_an_error_in_a_stream_is_openais_error_object() -> None:
+    failure = choices.failure_of(response("failed", error={"code": "server_error", "message": "why"}))
+    assert failure is not None
+    assert choices.error_frame(failure) == (
+        b'data: {"error":{"message":"why","type":"server_error","param":null,"code":"server_error"}}\n\n'
+    )
+
+
+def test_text_and_arguments_that_come_in_one_piece_at_their_end_are_told_once() -> None:
+    where = {"item_id": "msg_1", "output_index": 0, "content_index": 0}
+    call = {"type": "function_call", "id": "fc_1", "call_id": "call_1", "name": "f", "arguments": "", "status": "x"}
+    of_call = {"item_id": "fc_1", "output_index": 1}
+    found = deltas(
+        event("response.output_text.done", **where, text="all of it"),
+        event("response.output_item.added", output_index=1, item=call),
+        event("response.function_call_arguments.done", **of_call, arguments="{}"),
+        event("response.output_text.delta", **where | {"output_index": 2}, delta="more"),
+        event("response.output_text.done", **where | {"output_index": 2}, text="more"),
+    )
+    assert found[1:] == [
+        {"content": "all of it"},
+        {"tool_calls": [{"index": 0, "id": "call_1", "type": "function", "function": {"name": "f", "arguments": ""}}]},
+        {"tool_calls": [{"index": 0, "function": {"arguments": "{}"}}]},
+        {"content": "more"},
+    ]
+
+
+def test_hosted_tools_and_unknown_events_are_left_out() -> None:
+    item = {"type": "web_search_call", "id": "ws_1", "status": "in_progress"}
+    assert (
+        deltas(
+            event("response.output_item.added", output_index=0, item=item),
+            event("response.web_search_call.searching", output_index=0, item_id="ws_1"),
+            event("response.custom_tool_call_input.delta", output_index=0, delta="x"),
+            event("response.output_item.done", output_index=0, item={**item, "status": "completed"}),
+        )
+        == []
+    )
+    done = response("completed", output=[{**item, "status": "completed"}])
+    (choice,) = choices.completion(done, ASKED)["choices"]
+    assert (choice["message"]["content"], choice["finish_reason"]) == ("", "stop")
+
+
+def test_an_empty_answer_still_has_a_role_and_an_end() -> None:
+    found = deltas(event("response.completed", response=response("completed")))
+    assert found == [{"role": "assistant", "content": "", "refusal": None}, {}]
+
+
+def test_a_usage_that_nobody_counted_is_left_out_of_the_stream_and_null_otherwise() -> None:
+    asked = completions.parse(
+        {"messages": [{"role": "user", "content": "x"}], "stream": True, "stream_options": {"include_usage": True}}, "m"
+    )
+    done = response("completed")
+    data = Choice(done, asked).read([event("response.completed", response=done)])
+    assert b'"choices":[]' not in data and data.endswith(b"data: [DONE]\n\n")
+    assert choices.completion(done, asked)["usage"] is None
