@@ -24,6 +24,7 @@ from grizz.engine.history import History
 from grizz.engine.ids import new_id
 from grizz.engine.member import Member, Terms
 from grizz.engine.models import Models
+from grizz.engine.names import Names
 from grizz.engine.once import Once
 from grizz.engine.replies import Replies
 from grizz.engine.worker import Pool, Rules
@@ -132,15 +133,16 @@ class App:
         settings = self._settings
         asyncio.get_running_loop().set_exception_handler(self._loop_error)
         members = await self._open_upstreams()
-        self.models = Models(members, self._default_model())
+        self.names = Names(settings.models, settings.keys)
+        self.models = Models(members, self._default_model(), self.names)
         model = await self.models.default()
         self.metrics = Metrics(
             version=__version__,
             mode="redis" if settings.redis.url else "memory",
-            models=[model] if model else [],
+            models=list(dict.fromkeys([*([model] if model else []), *self.names.aliases])),
             upstreams=[member.name for member in members],
         )
-        self.fleet = Fleet(members, self.metrics)
+        self.fleet = Fleet(members, self.metrics, self.names.resolve)
         self.scaled = Scaled(settings, self.metrics, self._tasks) if settings.redis.url else None
         self.transport: Transport = self.scaled.transport if self.scaled else self._build_memory()
         self.pool = self._build_pool()
@@ -192,6 +194,7 @@ class App:
         """
         changed = change(self._settings, settings)
         self.server.reload(changed.settings)
+        self.names.reload(changed.settings.models, changed.settings.keys)
         self.engine.readers_per_response = changed.settings.limits.readers_per_response
         logging.getLogger("grizz").setLevel(changed.settings.log.level.upper())
         self._settings = changed.settings
@@ -248,6 +251,7 @@ class App:
             connect_timeout_s=settings.connect_timeout_s,
             idle_timeout_s=settings.idle_timeout_s,
             max_connections=settings.max_connections,
+            api="responses" if settings.api == "responses" else "chat",
         )
         self._ends.append(upstream.close)
         terms = Terms(
@@ -262,6 +266,7 @@ class App:
             breaker_failures=settings.breaker_failures,
             breaker_first_s=settings.breaker_first_s,
             breaker_longest_s=settings.breaker_longest_s,
+            api=settings.api,
             named=named,
         )
         return Member(upstream, terms)
@@ -320,7 +325,11 @@ class App:
             readers_per_response=settings.limits.readers_per_response,
             lease_s=settings.workers.lease_s,
             keep_s=settings.history.keep_s,
-            compactions=Compactions(settings.history.compaction_secret, scaled.claims if scaled else None),
+            compactions=Compactions(
+                settings.history.compaction_secret,
+                scaled.claims if scaled else None,
+                foreign=any(member.terms.api == "responses" for member in self.fleet.members),
+            ),
             once=Once(scaled.claims if scaled else None, settings.history.keep_s),
             archive=scaled.archive if scaled else None,
             shelf=self._build_shelf(),

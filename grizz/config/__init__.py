@@ -2,6 +2,7 @@
 
     schema.py     what one setting is: bounds, units, text to value and back
     settings.py   every setting there is, section by section
+    aliases.py    other names for models
     tables.py     named tables, of which there may be many
     live.py       what may change while the process runs
     sources.py    where values come from, and what takes precedence
@@ -22,6 +23,7 @@ from grizz.config.settings import (
     KeySettings,
     LimitSettings,
     LogSettings,
+    ModelSettings,
     QueueSettings,
     RedisSettings,
     ReplySettings,
@@ -44,6 +46,7 @@ __all__ = [
     "LimitSettings",
     "Loaded",
     "LogSettings",
+    "ModelSettings",
     "QueueSettings",
     "RedisSettings",
     "ReplySettings",

@@ -10,8 +10,9 @@ from grizz.config.settings import SECTIONS, TABLES, Settings
 from grizz.config.sources import check
 from grizz.errors import ConfigError
 
-# Who may come in, and how much they may do. All else is built into connections, pools and buffers at the start.
-LIVE = frozenset({"auth", "keys", "limits"}) | {
+# Who may come in, how much they may do, and what they may call models. All else is built into connections, pools and
+# buffers at the start.
+LIVE = frozenset({"auth", "keys", "limits", "models"}) | {
     "log.level",
     "server.allow_anonymous",
     "server.allowed_hosts",

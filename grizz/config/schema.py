@@ -66,6 +66,8 @@ KEY_HASH = Form(
 MODELS = Form(
     "model names, or name=name-there when it is called otherwise there", re.compile(r"[^\s=,]+(=[^\s=,]+)?").fullmatch
 )
+MODEL = Form("model names", re.compile(r"[^\s=,]+").fullmatch)
+ALIASES = Form("names as alias=model", re.compile(r"[^\s=,]+=[^\s=,]+").fullmatch)
 NAME = re.compile(r"[a-z][a-z0-9-]{0,31}")
 PREFIX = Form("letters, digits, . _ - and :, at most 64", re.compile(r"[\w.:-]{1,64}").fullmatch)
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, fields
 
 from grizz.config.schema import (
     ADDRESS,
+    ALIASES,
     DAY_S,
     GIB,
     HOST,
@@ -15,6 +16,7 @@ from grizz.config.schema import (
     KEY_HASH,
     KIB,
     MIB,
+    MODEL,
     MODELS,
     NETWORKS,
     ORIGIN,
@@ -73,6 +75,10 @@ class KeySettings:
 
     hashes: tuple[str, ...] = setting((), "hashes of the keys; several while one replaces another", form=KEY_HASH)
     user: str = setting("", "whose they are, to share answers with other keys; empty is the table's name")
+    model: str = setting("", "model of requests with these keys that name none; empty is the server's", form=MODEL)
+    models: tuple[str, ...] = setting(
+        (), "models and aliases these keys may ask for; none listed allows all", form=MODEL
+    )
     connections: int = setting(0, "open connections with these keys")
     concurrent_responses: int = setting(0, "unfinished responses of these keys")
     requests_per_minute: int = setting(0, "new responses of these keys within a minute")
@@ -132,6 +138,9 @@ class UpstreamSettings:
     )
     api_key: str = setting("", "key of the API", form=KEY, secret="all")
     model: str = setting("", "model of requests that name none, also OPENAI_MODEL", only="section")
+    api: str = setting(
+        "chat", "what it speaks: Chat Completions, or the Responses API itself", choices=("chat", "responses")
+    )
     max_retries: int = setting(2, "tries after the first one; only before the first word of an answer", high=10)
     connect_timeout_s: float = setting(5.0, "longest time to connect", low=0.1)
     first_token_timeout_s: float = setting(60.0, "longest time to the first word of an answer", low=0.1)
@@ -144,6 +153,13 @@ class UpstreamSettings:
         "max_tokens", "what the API calls the limit of tokens", choices=("max_tokens", "max_completion_tokens")
     )
     developer_role: bool = setting(False, "whether the API knows the role developer; if not, system is sent")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelSettings:
+    """What clients may call models, besides the names that the upstreams have for them."""
+
+    aliases: tuple[str, ...] = setting((), 'other names for models, such as "fast=gpt-5-mini"', form=ALIASES)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -221,6 +237,7 @@ class Settings:
     queue: QueueSettings = QueueSettings()
     limits: LimitSettings = LimitSettings()
     upstream: UpstreamSettings = UpstreamSettings()
+    models: ModelSettings = ModelSettings()
     replies: ReplySettings = ReplySettings()
     history: HistorySettings = HistorySettings()
     log: LogSettings = LogSettings()

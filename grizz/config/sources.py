@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from grizz.config import tables
+from grizz.config import aliases, tables
 from grizz.config.schema import NAME, Setting, one_line, redact_url
 from grizz.config.settings import SECTIONS, SETTINGS, TABLES, Settings, entry
 from grizz.errors import ConfigError
@@ -363,6 +363,20 @@ def _conflicts(values: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], str
         if key.startswith("keys.") and key.endswith(".hashes") and not value:
             yield (key,), "needs the hash of a key; `python grizz.py new-key` makes one"
     yield from _shared_hashes(values)
+    yield from _misnamed(values)
+
+
+def _misnamed(values: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], str]]:
+    """Aliases that lead nowhere, and defaults that their own key may not use."""
+    names = [key for key in values if key.startswith("upstreams.") and key.endswith(".models")]
+    listed = {key.split(".")[1]: [model.partition("=")[0] for model in values[key]] for key in names}
+    for why in aliases.mistakes(values["models.aliases"], listed):
+        yield ("models.aliases", *names), why
+    known = aliases.targets(values["models.aliases"])
+    for key in [key for key in values if key.startswith("keys.") and key.endswith(".model")]:
+        may = values[f"{key}s"]
+        if values[key] and may and not {values[key], aliases.resolve(known, values[key])} & set(may):
+            yield (key, f"{key}s"), f"is none of {key}s"
 
 
 def _shared_hashes(values: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], str]]:

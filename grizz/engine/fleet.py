@@ -10,7 +10,7 @@ import contextlib
 import logging
 import math
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -89,9 +89,16 @@ class Trial:
 
 
 class Fleet:
-    """All upstreams, best first. Its calls belong to the event loop."""
+    """All upstreams, best first. Its calls belong to the event loop.
 
-    def __init__(self, members: Iterable[Member], metrics: Metrics) -> None:
+    Args:
+        resolve: the model that a name stands for.
+    """
+
+    def __init__(
+        self, members: Iterable[Member], metrics: Metrics, resolve: Callable[[str], str] = lambda model: model
+    ) -> None:
+        self.resolve = resolve
         self.members = tuple(sorted(members, key=lambda member: member.terms.priority))
         self._metrics = metrics
         self._taken = 0

@@ -36,6 +36,7 @@ class Terms:
         breaker_failures: failures in a row, within a minute, after which it rests.
         breaker_first_s: its shortest rest, in seconds.
         breaker_longest_s: its longest rest.
+        api: what it speaks: Chat Completions, or the Responses API itself.
         named: has it a name of its own, which clients may see? One alone may be called by its host.
     """
 
@@ -48,6 +49,7 @@ class Terms:
     breaker_failures: int = 5
     breaker_first_s: float = 2.0
     breaker_longest_s: float = 60.0
+    api: str = "chat"
     named: bool = False
 
 

@@ -7,7 +7,9 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
+from grizz.config import ModelSettings
 from grizz.engine.member import Member
+from grizz.engine.names import Names
 from grizz.errors import UpstreamError
 
 log = logging.getLogger(__name__)
@@ -24,14 +26,16 @@ class Models:
     Args:
         members: the upstreams, best first.
         default: the configured model, or "" to take the first one of the best upstream that says what it has.
+        names: aliases, and what API keys may ask for.
     """
 
-    def __init__(self, members: Sequence[Member], default: str) -> None:
+    def __init__(self, members: Sequence[Member], default: str, names: Names | None = None) -> None:
+        self.names = Names(ModelSettings(), {}) if names is None else names
         self._lists = [_List(member) for member in members]
         self._default = default
 
-    async def default(self) -> str:
-        """The model that answers when none is named; "" when there is none to be found.
+    async def default(self, key: str = "") -> str:
+        """The model that answers when that API key names none; "" when there is none to be found.
 
         All upstreams are asked at the same time, and none is waited for once a better one has said. While there is no
         default this takes as long as the slowest, and then nothing for `_KEEP_FAILURE_S`.
@@ -47,19 +51,25 @@ class Models:
                         break
                 for task in asking:
                     task.cancel()
-        return self._default
+        return self.names.default(key, self._default)
 
-    async def list(self) -> Listed:
-        """Every model under the name to ask for, of the best upstream that has it.
+    async def list(self, key: str = "") -> Listed:
+        """Every model that this API key may ask for, under the name to ask for, of the best upstream that has it.
 
-        The default comes first, also when no upstream lists it or none answers.
+        The default comes first, also when no upstream lists it or none answers; aliases come last.
         """
         found = {model["id"]: model for listed in reversed(await self._all()) for model in reversed(listed)}
         models = list(reversed(found.values()))
-        default = [model for model in models if model["id"] == self._default]
-        if self._default and not default:
-            default = [_model(self._default, self._lists[0].owner)]
-        return default + [model for model in models if model["id"] != self._default]
+        for alias in self.names.aliases:
+            if alias not in found:
+                owner = found.get(self.names.resolve(alias), {"owned_by": self._lists[0].owner})["owned_by"]
+                models.append(_model(alias, owner))
+        first = self.names.default(key, self._default)
+        default = [model for model in models if model["id"] == first]
+        if first and not default:
+            default = [_model(first, self._lists[0].owner)]
+        models = default + [model for model in models if model["id"] != first]
+        return [model for model in models if self.names.allows(key, model["id"])]
 
     async def _all(self) -> Sequence[Listed]:
         """All lists, asked for at the same time: one upstream that hangs holds the others up no longer than itself."""

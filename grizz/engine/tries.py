@@ -12,11 +12,12 @@ from typing import Any
 
 from grizz.engine.fleet import ELSEWHERE, Ask, Fleet, Trial
 from grizz.errors import Code, UpstreamError
-from grizz.protocol import chat, sse, truncate
+from grizz.protocol import chat, responses, sse, truncate
 from grizz.protocol.compose import Composer
 from grizz.protocol.events import NewId
 from grizz.protocol.items import Item
 from grizz.protocol.reader import Reader
+from grizz.protocol.relay import Relay
 from grizz.protocol.requests import Request
 from grizz.upstream.base import Chunks
 
@@ -69,8 +70,9 @@ class Tries:
         Cancel-safe: the open request is closed, and its upstream not blamed.
         """
         loop = asyncio.get_running_loop()
+        model = self._fleet.resolve(self._request.model)
         deadline = loop.time() + self._job_timeout_s
-        ask = Ask(self._response_id, self._request.model, deadline)
+        ask = Ask(self._response_id, model, deadline)
         while True:
             trial = await self._fleet.take(ask)
             try:
@@ -78,7 +80,7 @@ class Tries:
             except UpstreamError as error:
                 seen = self._fleet.failed(trial, error)
                 if self._was_truncated(error):
-                    ask = Ask(self._response_id, self._request.model, deadline)
+                    ask = Ask(self._response_id, model, deadline)
                     continue
                 if self._composer.produced or not (error.retryable or error.result in ELSEWHERE):
                     raise seen from error
@@ -104,14 +106,15 @@ class Tries:
     async def _once(self, trial: Trial, ask: Ask) -> dict[str, Any]:
         """One upstream request, read to its end."""
         loop = asyncio.get_running_loop()
-        reader = Reader(self._composer, new_id=self._new_id, most_calls=self._request.most_calls)
-        decoder = sse.Decoder()
+        reader, decoder = self._reader(trial), sse.Decoder()
         first_by = trial.sent_at + trial.member.terms.first_token_timeout_s
         finishing = False
         try:
             async with (
                 asyncio.timeout_at(min(first_by, ask.deadline)) as scope,
-                trial.member.upstream.open(self._body(trial), lambda: self._fleet.may_resend(trial, ask)) as chunks,
+                trial.member.upstream.open(
+                    self._body(trial, ask), lambda: self._fleet.may_resend(trial, ask)
+                ) as chunks,
             ):
                 self._fleet.opened(trial)
                 async for data in chunks:
@@ -139,15 +142,27 @@ class Tries:
             reader.feed(payload)
         return reader.end()
 
-    def _body(self, trial: Trial) -> dict[str, Any]:
+    def _reader(self, trial: Trial) -> Reader | Relay:
+        if trial.member.terms.api == "responses":
+            return Relay(self._composer, new_id=self._new_id)
+        return Reader(self._composer, new_id=self._new_id, most_calls=self._request.most_calls)
+
+    def _body(self, trial: Trial, ask: Ask) -> dict[str, Any]:
+        """What is asked there: the next upstream may speak another API."""
         terms = trial.member.terms
-        body = chat.body(
-            self._request,
-            self._context,
-            max_tokens_field=terms.max_tokens_field,
-            developer_role=terms.developer_role,
-        )
-        body["model"] = trial.member.sent(self._request.model)
+        if terms.api == "responses":
+            body = responses.body(self._request, self._context)
+        elif any(item["type"] == "compaction" for item in self._context):
+            text = "the conversation holds a compaction item of another model server, which this one cannot read"
+            raise UpstreamError(Code.INVALID_PROMPT, text, result="400")
+        else:
+            body = chat.body(
+                self._request,
+                self._context,
+                max_tokens_field=terms.max_tokens_field,
+                developer_role=terms.developer_role,
+            )
+        body["model"] = trial.member.sent(ask.model)
         return body
 
     def _timeout(self, trial: Trial, *, early: bool) -> UpstreamError:

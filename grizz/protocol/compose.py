@@ -8,48 +8,26 @@ on after an interrupted attempt.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
 
 from grizz.protocol.events import (
+    ANNOTATION,
     BY_ADDED,
     BY_CLOSED,
-    BY_DELTA,
-    BY_DONE,
+    INLINE,
+    ITEM_ADDED,
+    ITEM_DONE,
+    LIFECYCLE,
     PARTS,
     TERMINAL,
     Event,
     NewId,
     PartKind,
+    part_kind,
 )
-
-
-@dataclass(slots=True, eq=False)
-class _Item:
-    obj: dict[str, Any]
-    index: int
-    part: _Part | None = None
-    closed: bool = False
-
-
-@dataclass(slots=True, eq=False)
-class _Part:
-    """An open part: `pieces` went out, `pending` waits for the next flush."""
-
-    kind: PartKind
-    item: _Item
-    obj: dict[str, Any]
-    where: dict[str, Any]
-    pieces: list[str] = field(default_factory=list)
-    pending: list[str] = field(default_factory=list)
-    logprobs: list[Any] = field(default_factory=list)
-    pending_logprobs: list[Any] = field(default_factory=list)
-    announced: bool = False  # its `done` went out, its `closed` not yet
-
-    def text(self) -> str:
-        return "".join(self.pieces) + "".join(self.pending)
+from grizz.protocol.parts import TEXT, Item, Part, new_part
 
 
 class Composer:
@@ -76,11 +54,11 @@ class Composer:
         self.next_seq = next_seq
         self.bytes = 0
         self._new_id = new_id
-        self._raw_reasoning = raw_reasoning
-        self._items = [_Item(obj, index, closed=True) for index, obj in enumerate(output)]
-        self._talk: _Item | None = None  # the open message or reasoning item; calls may be open beside it
-        self._calls: dict[int, _Item] = {}
-        self._dirty: list[_Part] = []
+        self.raw_reasoning = raw_reasoning
+        self._items = [Item(obj, index, closed=True) for index, obj in enumerate(output)]
+        self._talk: Item | None = None  # the open message or reasoning item; calls may be open beside it
+        self._calls: dict[int, Item] = {}
+        self._dirty: list[Part] = []
         self._out: list[Event] = []
         self._inherited = len(self._items)
 
@@ -97,7 +75,7 @@ class Composer:
     @property
     def output(self) -> tuple[dict[str, Any], ...]:
         """The items as they stand, open ones with what they hold so far."""
-        return tuple(self._standing(item) for item in self._items)
+        return tuple(item.standing() for item in self._items)
 
     def snapshot(self) -> dict[str, Any]:
         """The Response as it stands."""
@@ -111,39 +89,37 @@ class Composer:
     def lifecycle(self, name: str, status: str) -> None:
         """`response.created`, `.queued` or `.in_progress` with the Response as it stands."""
         self.response["status"] = status
-        self._emit(f"response.{name}", {"response": self.snapshot()})
+        self.emit(f"response.{name}", {"response": self.snapshot()})
 
     # What a model says
 
     def text(self, delta: str, logprobs: list[Any] | None = None) -> None:
         """Some text of the answer."""
         part = self._talk.part if self._talk else None
-        if part is None or part.kind is not _TEXT:
+        if part is None or part.kind is not TEXT:
             part = self._speak("output_text")
-        if logprobs:
-            part.pending_logprobs += logprobs
-        self._append(part, delta)
+        self.append(part, delta, logprobs)
 
     def refusal(self, delta: str) -> None:
         """Some text of a refusal."""
         part = self._talk.part if self._talk else None
         if part is None or part.kind is not _REFUSAL:
             part = self._speak("refusal")
-        self._append(part, delta)
+        self.append(part, delta)
 
     def reasoning(self, delta: str) -> None:
         """Some text of the reasoning before an answer."""
         item = self._talk
         if item is None or item.part is None or item.obj["type"] != "reasoning":
             self._close_talk("completed")
-            name = "reasoning_text" if self._raw_reasoning else "summary_text"
+            name = "reasoning_text" if self.raw_reasoning else "summary_text"
             obj: dict[str, Any] = {"id": self._new_id("rs"), "type": "reasoning", "summary": []}
-            if self._raw_reasoning:
+            if self.raw_reasoning:
                 obj["content"] = []
-            item = self._talk = self._open_item(obj)
-            self._open_part(item, name)
+            item = self._talk = self.open(obj)
+            self.begin(item, PARTS[name], {"type": name})
         assert item.part is not None
-        self._append(item.part, delta)
+        self.append(item.part, delta)
 
     def call(self, index: int, call_id: str, name: str) -> None:
         """A function call begins; `index` is the caller's name for it."""
@@ -156,27 +132,103 @@ class Composer:
             "name": name,
             "arguments": "",
         }
-        item = self._calls[index] = self._open_item(obj)
-        item.part = self._arguments(item)
+        self._calls[index] = self.open(obj)
 
     def arguments(self, index: int, delta: str) -> None:
         """Some of the arguments of an open call."""
         part = self._calls[index].part
         assert part is not None
-        self._append(part, delta)
+        self.append(part, delta)
 
-    def flush(self) -> None:
-        """Send the deltas that wait, one event for each part."""
+    # The same in single steps, for whoever passes on another server's events
+
+    def open(self, obj: dict[str, Any]) -> Item:
+        """An item begins; it has an id that no other of the response has."""
+        item = self._adopt(obj)
+        self.emit(ITEM_ADDED, {"output_index": item.index, "item": obj})
+        return item
+
+    def begin(self, item: Item, kind: PartKind, given: dict[str, Any]) -> Part:
+        """A part of an open item begins; the one before it is closed."""
+        if item.part is not None:
+            self.end(item.part)
+        part = item.part = new_part(item, kind, given)
+        assert kind.added is not None
+        self.emit(kind.added, {**part.where, "part": part.obj})
+        return part
+
+    def append(
+        self, part: Part, delta: str, logprobs: list[Any] | None = None, more: dict[str, Any] | None = None
+    ) -> None:
+        """Some text of an open part; `more` are further fields of its event, which then goes out by itself."""
+        if more:
+            self.flush()
+        if not part.pending:
+            self._dirty.append(part)
+        part.pending.append(delta)
+        if logprobs:
+            part.pending_logprobs += logprobs
+        if more or not part.pieces:
+            self.flush(more)
+
+    def announce(self, part: Part, more: dict[str, Any] | None = None) -> None:
+        """All text of a part is there; `more` are further fields of the event."""
+        body = {**part.where, part.kind.value: part.text()}
+        if part.kind is TEXT:
+            body["logprobs"] = part.logprobs + part.pending_logprobs
+        elif part.kind is _ARGUMENTS:
+            body["name"] = part.obj["name"]
+        self.emit(part.kind.done, {**body, **more} if more else body)
+        part.announced = True
+
+    def end(self, part: Part, obj: dict[str, Any] | None = None) -> None:
+        """A part is over; `obj` is it as a whole, when it is more than its text."""
+        kind, item = part.kind, part.item
+        # Not of what has no text, nor of a hosted tool whose text nobody has begun to tell.
+        if not part.announced and kind.value and (part.spoken or kind.home is not None or kind is _ARGUMENTS):
+            self.announce(part)
+        item.part = None
+        if kind.home is None:
+            item.obj = part.whole()
+            return
+        closed = part.whole() if obj is None else obj
+        item.obj = {**item.obj, kind.home: [*item.obj.get(kind.home, ()), closed]}
+        assert kind.closed is not None
+        self.emit(kind.closed, {**part.where, "part": closed})
+
+    def close(self, item: Item, status: str, obj: dict[str, Any] | None = None) -> None:
+        """An item is over; `obj` is it as a whole, when it is more than its parts. Nothing for a closed one."""
+        if item.closed:
+            return
+        if item.part is not None:
+            self.end(item.part)
+        if obj is not None:
+            item.obj = obj
+        elif "status" in item.obj:
+            item.obj = {**item.obj, "status": status}
+        item.closed = True
+        self.emit(ITEM_DONE, {"output_index": item.index, "item": item.obj})
+
+    def emit(self, event_type: str, body: dict[str, Any]) -> None:
+        """Any event, after the text that waits."""
+        if self._dirty:
+            self.flush()
+        self._number(event_type, body)
+
+    def flush(self, more: dict[str, Any] | None = None) -> None:
+        """Send the deltas that wait, one event for each part; `more` are further fields of each."""
         dirty, self._dirty = self._dirty, []
         for part in dirty:
             text = "".join(part.pending)
             part.pieces.append(text)
             part.pending.clear()
             body = {**part.where, "delta": text}
-            if part.kind is _TEXT:
+            if part.kind is TEXT:
                 body["logprobs"] = part.pending_logprobs
                 part.logprobs += part.pending_logprobs
                 part.pending_logprobs = []
+            if more:
+                body |= more
             self._number(part.kind.delta, body, key=part)
 
     # How it ends
@@ -211,7 +263,7 @@ class Composer:
         )
         # There is no cancelled event in either dialect; a new terminal would hang every client (§8.3).
         name = status if status in ("completed", "failed") else "incomplete"
-        self._emit(f"response.{name}", {"response": self.snapshot()})
+        self.emit(f"response.{name}", {"response": self.snapshot()})
 
     # Reading a log back
 
@@ -225,46 +277,41 @@ class Composer:
         return composer
 
     def _replay(self, event_type: str, body: dict[str, Any]) -> None:
-        if "response" in body:
+        if event_type in LIFECYCLE:
             self.response = body["response"]
-            if event_type in TERMINAL:
-                self._items = [_Item(obj, i, closed=True) for i, obj in enumerate(self.response["output"])]
-            return
-        if "output_index" not in body:
-            return
-        if event_type == "response.output_item.added":
-            item = self._adopt(body["item"])
-            if item.obj["type"] == "function_call":
-                item.part = self._arguments(item)
-            return
-        self._replay_within(self._items[body["output_index"]], event_type, body)
+        elif event_type in TERMINAL:
+            self.response = body["response"]
+            self._items = [Item(obj, i, closed=True) for i, obj in enumerate(self.response["output"])]
+        elif event_type == ITEM_ADDED:
+            self._adopt(body["item"])
+        elif "output_index" in body:
+            self._replay_within(self._items[body["output_index"]], event_type, body)
 
-    def _replay_within(self, item: _Item, event_type: str, body: dict[str, Any]) -> None:
-        if event_type == "response.output_item.done":
+    @staticmethod
+    def _replay_within(item: Item, event_type: str, body: dict[str, Any]) -> None:
+        part = item.part
+        if event_type == ITEM_DONE:
             item.obj, item.part, item.closed = body["item"], None, True
         elif event_type in BY_ADDED:
-            item.part = self._part(item, body["part"]["type"])
+            item.part = new_part(item, part_kind(event_type, body["part"].get("type")), body["part"])
         elif event_type in BY_CLOSED:
-            kind = BY_CLOSED[event_type]
-            assert kind.home is not None
-            item.obj.setdefault(kind.home, []).append(body["part"])
+            home = BY_CLOSED[event_type].home
+            assert home is not None
+            item.obj = {**item.obj, home: [*item.obj.get(home, ()), body["part"]]}
             item.part = None
-        elif item.part is not None and event_type in BY_DELTA:
-            item.part.pieces.append(body["delta"])
-            item.part.logprobs += body.get("logprobs") or []
-        elif item.part is not None and event_type in BY_DONE:
-            item.part.announced = True
+        elif part is None:
+            return
+        elif event_type == part.kind.delta:
+            part.pieces.append(body["delta"])
+            part.logprobs += body.get("logprobs") or []
+        elif event_type == part.kind.done:
+            part.announced = True
+        elif event_type == ANNOTATION:
+            part.annotate(body["annotation"])
 
     # Opening and closing
 
-    def _append(self, part: _Part, delta: str) -> None:
-        if not part.pending:
-            self._dirty.append(part)
-        part.pending.append(delta)
-        if not part.pieces:
-            self.flush()
-
-    def _speak(self, name: str) -> _Part:
+    def _speak(self, name: str) -> Part:
         """Open a part in the open message, or a message first."""
         item = self._talk
         if item is None or item.obj["type"] != "message":
@@ -276,97 +323,26 @@ class Composer:
                 "role": "assistant",
                 "content": [],
             }
-            item = self._talk = self._open_item(obj)
-        elif item.part is not None:
-            self._close_part(item.part)
-        return self._open_part(item, name)
+            item = self._talk = self.open(obj)
+        return self.begin(item, PARTS[name], {"type": name})
 
-    def _adopt(self, obj: dict[str, Any]) -> _Item:
-        item = _Item(obj, len(self._items))
+    def _adopt(self, obj: dict[str, Any]) -> Item:
+        item = Item(obj, len(self._items))
+        if kind := INLINE.get(obj["type"]):
+            item.part = new_part(item, kind, obj)
         self._items.append(item)
         return item
 
-    def _open_item(self, obj: dict[str, Any]) -> _Item:
-        item = self._adopt(obj)
-        self._emit("response.output_item.added", {"output_index": item.index, "item": obj})
-        return item
-
-    def _open_part(self, item: _Item, name: str) -> _Part:
-        part = item.part = self._part(item, name)
-        assert part.kind.added is not None
-        self._emit(part.kind.added, {**part.where, "part": part.obj})
-        return part
-
-    def _part(self, item: _Item, name: str) -> _Part:
-        kind = PARTS[name]
-        assert kind.home is not None and kind.index is not None
-        obj: dict[str, Any] = {"type": name, kind.value: ""}
-        if kind is _TEXT:
-            obj["annotations"] = []
-        position = len(item.obj.setdefault(kind.home, []))
-        where = {"item_id": item.obj["id"], "output_index": item.index, kind.index: position}
-        return _Part(kind, item, obj, where)
-
-    def _arguments(self, item: _Item) -> _Part:
-        where = {"item_id": item.obj["id"], "output_index": item.index}
-        return _Part(PARTS["arguments"], item, item.obj, where)
-
-    def _close_part(self, part: _Part) -> None:
-        self.flush()
-        kind, item = part.kind, part.item
-        whole = {kind.value: part.text()}
-        closed = {**part.obj, **whole}
-        if not part.announced:
-            extra: dict[str, Any] = {}
-            if kind is _TEXT:
-                extra["logprobs"] = part.logprobs
-            elif kind.home is None:
-                extra["name"] = part.obj["name"]
-            self._emit(kind.done, {**part.where, **whole, **extra})
-        if part.logprobs:
-            closed["logprobs"] = part.logprobs
-        item.part = None
-        if kind.home is None:
-            item.obj = closed
-        else:
-            assert kind.closed is not None
-            item.obj = {**item.obj, kind.home: [*item.obj.get(kind.home, ()), closed]}
-            self._emit(kind.closed, {**part.where, "part": closed})
-
-    def _close_item(self, item: _Item, status: str) -> None:
-        if item.closed:
-            return
-        if item.part is not None:
-            self._close_part(item.part)
-        if "status" in item.obj:
-            item.obj = {**item.obj, "status": status}
-        item.closed = True
-        self._emit("response.output_item.done", {"output_index": item.index, "item": item.obj})
-
     def _close_talk(self, status: str) -> None:
         if self._talk is not None:
-            self._close_item(self._talk, status)
+            self.close(self._talk, status)
             self._talk = None
 
     def _close_all(self, status: str) -> None:
         for item in self._items:
-            self._close_item(item, status)
+            self.close(item, status)
         self._talk = None
         self._calls.clear()
-
-    def _standing(self, item: _Item) -> dict[str, Any]:
-        part = item.part
-        if part is None:
-            return item.obj
-        whole = {**part.obj, part.kind.value: part.text()}
-        if part.kind.home is None:
-            return whole
-        return {**item.obj, part.kind.home: [*item.obj.get(part.kind.home, ()), whole]}
-
-    def _emit(self, event_type: str, body: dict[str, Any]) -> None:
-        if self._dirty:
-            self.flush()
-        self._number(event_type, body)
 
     def _number(self, event_type: str, body: dict[str, Any], key: object = None) -> None:
         # Copied, since what orjson returns keeps 4 KiB from other use however short it is (measured on 3.13).
@@ -376,5 +352,5 @@ class Composer:
         self.next_seq += 1
 
 
-_TEXT = PARTS["output_text"]
 _REFUSAL = PARTS["refusal"]
+_ARGUMENTS = PARTS["arguments"]

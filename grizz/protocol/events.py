@@ -14,6 +14,9 @@ import orjson
 from grizz.protocol.requests import Request
 
 TERMINAL = frozenset({"response.completed", "response.incomplete", "response.failed"})
+LIFECYCLE = frozenset({"response.created", "response.queued", "response.in_progress"})
+ITEM_ADDED, ITEM_DONE = "response.output_item.added", "response.output_item.done"
+ANNOTATION = "response.output_text.annotation.added"
 NewId = Callable[[str], str]
 
 
@@ -47,7 +50,8 @@ class Event:
         """
         end = data.index(b'"', 9)
         kind = data[9:end].decode()
-        if not data.startswith(b'{"type":"') or not data.startswith(b',"sequence_number":%d,' % seq, end + 1):
+        number = b',"sequence_number":%d' % seq
+        if not data.startswith(b'{"type":"') or not data.startswith((number + b",", number + b"}"), end + 1):
             raise ValueError(f"this is not event {seq}")
         if kind not in BY_DELTA:
             return cls(seq, kind, data)
@@ -178,7 +182,7 @@ class PartKind:
 
     delta: str
     done: str
-    value: str  # the field that holds the whole text in `done` and in the part
+    value: str  # the field that holds the whole text in `done` and in the part; "" for a part that has no text
     added: str | None  # None: the item itself is the part (function call arguments)
     closed: str | None
     index: str | None  # the name of the part's position within its item
@@ -197,6 +201,17 @@ def _content(name: str, value: str) -> PartKind:
     )
 
 
+def _inline(name: str, value: str) -> PartKind:
+    """The item itself is the part."""
+    delta, done = f"response.{name}.delta", f"response.{name}.done"
+    return PartKind(delta=delta, done=done, value=value, added=None, closed=None, index=None, home=None)
+
+
+def _opaque(name: str, index: str, home: str) -> PartKind:
+    added, closed = f"response.{name}.added", f"response.{name}.done"
+    return PartKind(delta="", done="", value="", added=added, closed=closed, index=index, home=home)
+
+
 PARTS: dict[str, PartKind] = {
     "output_text": _content("output_text", "text"),
     "refusal": _content("refusal", "refusal"),
@@ -210,17 +225,28 @@ PARTS: dict[str, PartKind] = {
         index="summary_index",
         home="summary",
     ),
-    "arguments": PartKind(
-        delta="response.function_call_arguments.delta",
-        done="response.function_call_arguments.done",
-        value="arguments",
-        added=None,
-        closed=None,
-        index=None,
-        home=None,
-    ),
+    "arguments": _inline("function_call_arguments", "arguments"),
 }
-BY_DELTA = {kind.delta: kind for kind in PARTS.values()}
-BY_DONE = {kind.done: kind for kind in PARTS.values()}
-BY_ADDED = frozenset(kind.added for kind in PARTS.values() if kind.added)
-BY_CLOSED = {kind.closed: kind for kind in PARTS.values() if kind.closed}
+# Items whose text comes in pieces without a part around it, by their type.
+INLINE: dict[str, PartKind] = {
+    "function_call": PARTS["arguments"],
+    "mcp_call": _inline("mcp_call_arguments", "arguments"),
+    "custom_tool_call": _inline("custom_tool_call_input", "input"),
+    "code_interpreter_call": _inline("code_interpreter_call_code", "code"),
+}
+# Parts of kinds that are not known here, by the event that announces them.
+OPAQUE: dict[str, PartKind] = {
+    "response.content_part.added": _opaque("content_part", "content_index", "content"),
+    "response.reasoning_summary_part.added": _opaque("reasoning_summary_part", "summary_index", "summary"),
+}
+_KINDS = (*PARTS.values(), *INLINE.values())
+BY_DELTA = {kind.delta: kind for kind in _KINDS}
+BY_DONE = {kind.done: kind for kind in _KINDS}
+BY_ADDED = OPAQUE.keys()
+BY_CLOSED = {kind.closed: kind for kind in OPAQUE.values() if kind.closed}
+
+
+def part_kind(added: str, name: object) -> PartKind:
+    """The kind of a part by the event that announces it, and the part's type."""
+    kind = PARTS.get(name) if isinstance(name, str) else None
+    return kind if kind is not None and kind.added == added else OPAQUE[added]

@@ -48,9 +48,10 @@ def message(role: str, text: str) -> Item:
 
 
 def text_of(part: dict[str, Any]) -> str | None:
-    """What a part of a message says; None when it is an image or a file."""
-    key = _PARTS[part["type"]]
-    return None if key is None else part[key]
+    """What a part of a message says; None when it is an image or a file, or of a kind not known here."""
+    key = _PARTS.get(part["type"])
+    text = part.get(key) if key is not None else None
+    return text if isinstance(text, str) else None
 
 
 def kind(value: Any) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 import orjson
 
 from grizz.errors import Code, RequestError
-from grizz.protocol.fields import FIELDS, check_choice
+from grizz.protocol.fields import FIELDS, PASSED_ON, check_choice
 from grizz.protocol.items import Item, bad, kind, normalise
 
 # How deep orjson writes, and how much of that is left for what a request may be wrapped in.
@@ -36,7 +36,8 @@ class Request:
     Attributes:
         model: the model to ask; the client's, or the server's default.
         input: this turn's items, one shape (`items.normalise`).
-        fields: the other known fields as the client sent them, nulls left out.
+        fields: the other known fields as the client sent them, nulls left out, and those that only an upstream of
+            the same API understands.
     """
 
     model: str
@@ -118,6 +119,7 @@ def parse(body: Any, default_model: str) -> Request:
     fields = {key: body[key] for key in FIELDS if body.get(key) is not None}
     for key, value in fields.items():
         FIELDS[key](value, key)
+    fields |= {key: body[key] for key in PASSED_ON if body.get(key) is not None}
     for key, why in _REFUSED.items():
         if body.get(key) is not None:
             raise bad(Code.UNSUPPORTED_PARAMETER, f"'{key}' is not supported: {why}", key)

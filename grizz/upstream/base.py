@@ -50,7 +50,7 @@ class Upstream(Protocol):
         """Is it answering as many as it may? One more would have to wait."""
 
     def open(self, body: dict[str, Any], may_resend: Callable[[], bool]) -> AbstractAsyncContextManager[Chunks]:
-        """Start one Chat Completions stream; leaving the block closes it, also half-way.
+        """Start one stream of an answer; leaving the block closes it, also half-way.
 
         Tries once: the worker decides about another try. A connection that breaks at once may be a pooled one that
         had been dropped; `may_resend`, asked each time, says whether to send the request once more.

@@ -1,4 +1,4 @@
-"""Any OpenAI-compatible Chat Completions API, through the openai package.
+"""Any OpenAI-compatible API, of Chat Completions or of Responses, through the openai package.
 
 The package opens the request (URL, auth, errors); the stream is read raw, since its chunk objects cost 10 to 40 times
 more than our own splitting and orjson (docs/architecture.md). It does not retry: one place does, the worker, which
@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, closing
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -40,6 +40,7 @@ class OpenAIUpstream:
         connect_timeout_s: seconds to a connection, and before it to a place among those that are allowed.
         idle_timeout_s: seconds between two reads, and to the response's headers.
         max_connections: requests at a time.
+        api: which one is asked for answers.
     """
 
     def __init__(
@@ -51,8 +52,10 @@ class OpenAIUpstream:
         connect_timeout_s: float,
         idle_timeout_s: float,
         max_connections: int,
+        api: Literal["chat", "responses"] = "chat",
     ) -> None:
         self.name = name
+        self._api = api
         self._connect_timeout_s = connect_timeout_s
         self._idle_timeout_s = idle_timeout_s
         self._most = max_connections
@@ -116,8 +119,8 @@ class OpenAIUpstream:
         Whether it was a pooled one is not to be seen from here, so a server that breaks at each request may look the
         same: that is why `may_resend` is asked.
 
-        aiohttp does so by itself, but only for methods that change nothing. A chat request does neither: what of it
-        reached the server is not read by anybody.
+        aiohttp does so by itself, but only for methods that change nothing. Nor does a request for an answer: what of
+        it reached the server is not read by anybody.
         """
         loop = asyncio.get_running_loop()
         sent_at = loop.time()
@@ -130,7 +133,11 @@ class OpenAIUpstream:
 
     def _create(self, body: dict[str, Any]) -> AbstractAsyncContextManager[AsyncAPIResponse[Any]]:
         # `extra_body` goes as it is, and over the rest. As an argument each message would be matched with the package's
-        # types, which takes 0.2 ms, on the loop; ours come from `protocol/chat.py`.
+        # types, which takes 0.2 ms, on the loop; ours come from `protocol/chat.py` and `protocol/responses.py`.
+        if self._api == "responses":
+            return self._client.responses.with_streaming_response.create(
+                model="", input="", stream=True, extra_body=body
+            )
         return self._client.chat.completions.with_streaming_response.create(
             model="", messages=(), stream=True, extra_body=body
         )

@@ -51,7 +51,7 @@ class Completions(Handlers):
         door: Door,
         limits: Limits,
         watchdog: Watchdog,
-        default_model: Callable[[], Awaitable[str]],
+        default_model: Callable[[str], Awaitable[str]],
         lost: Lost,
         request_timeout_s: float,
     ) -> None:
@@ -68,7 +68,7 @@ class Completions(Handlers):
         """`POST /v1/chat/completions`, streaming or not."""
         body, size = await self._json(request)
         named = isinstance(body, dict) and body.get("model")
-        asked = completions.parse(body, "" if named else await self._default_model())
+        asked = completions.parse(body, "" if named else await self._default_model(identity.key))
         reply = await submit(self._engine, self._limits, identity, asked.request, size, None)
         headers = self._limits.headers(identity)
         reading = Reading(self._engine, request, reply, -1)

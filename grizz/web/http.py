@@ -35,8 +35,8 @@ class Api(Handlers):
         door: Door,
         limits: Limits,
         watchdog: Watchdog,
-        default_model: Callable[[], Awaitable[str]],
-        models: Callable[[], Awaitable[list[dict[str, Any]]]],
+        default_model: Callable[[str], Awaitable[str]],
+        models: Callable[[str], Awaitable[list[dict[str, Any]]]],
         request_timeout_s: float,
     ) -> None:
         super().__init__(door=door, limits=limits, watchdog=watchdog, request_timeout_s=request_timeout_s)
@@ -62,7 +62,7 @@ class Api(Handlers):
         """`POST /v1/responses`."""
         body, size = await self._json(request)
         named = isinstance(body, dict) and body.get("model")
-        asked = requests.parse(body, "" if named else await self._default_model())
+        asked = requests.parse(body, "" if named else await self._default_model(identity.key))
         if asked.background and not asked.store:
             text = "'background' needs 'store': who comes back for the answer must find it."
             raise RequestError(400, Code.INVALID_VALUE, text, param="background")
@@ -123,12 +123,12 @@ class Api(Handlers):
 
     async def list_models(self, request: web.Request, identity: Identity) -> web.StreamResponse:
         """`GET /v1/models`."""
-        return json_response({"object": "list", "data": await self._models()})
+        return json_response({"object": "list", "data": await self._models(identity.key)})
 
     async def get_model(self, request: web.Request, identity: Identity) -> web.StreamResponse:
         """`GET /v1/models/{id}`."""
         name = request.match_info["id"]
-        for model in await self._models():
+        for model in await self._models(identity.key):
             if model["id"] == name:
                 return json_response(model)
         raise RequestError(404, Code.MODEL_NOT_FOUND, f"The model '{name}' does not exist.", param="model")

@@ -96,7 +96,12 @@ class Limits:
         max_queued: jobs that may wait in all.
         slots: jobs that run at the same time.
         now: seconds of any steady clock.
+
+    Attributes:
+        check_model: raises RequestError when an API key (its table's name) may not ask for a model.
     """
+
+    check_model: Callable[[str, str], None] = staticmethod(lambda key, model: None)
 
     def __init__(
         self,
@@ -254,6 +259,7 @@ async def submit(
     Raises:
         RequestError: it is refused; nothing was accepted.
     """
+    limits.check_model(identity.key, request.model)
     admission = limits.admit(identity, size, engine.queued_of(identity.owner))
     try:
         return await engine.submit(

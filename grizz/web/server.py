@@ -57,6 +57,7 @@ class Server:
         self._metrics = metrics
         self._door = Door(settings)
         self._limits = Limits(settings.limits, settings.keys, settings.queue.max_jobs, settings.workers.concurrency)
+        self._limits.check_model = models.names.check
         self._watchdog = Watchdog(settings.server.stall_timeout_s, metrics)
         self._watchdog.start(tasks)
         self._answers = Answers(metrics, self._check, self._door.admit)

@@ -56,7 +56,7 @@ class Sockets:
         metrics: Metrics,
         tasks: TaskOwner,
         on_error: OnError,
-        default_model: Callable[[], Awaitable[str]],
+        default_model: Callable[[str], Awaitable[str]],
     ) -> None:
         self._settings = settings
         self._answers = answers

@@ -87,7 +87,7 @@ class Connection:
         guard: Guard,
         metrics: Metrics,
         tasks: TaskOwner,
-        default_model: Callable[[], Awaitable[str]],
+        default_model: Callable[[str], Awaitable[str]],
     ) -> None:
         self.name = name
         self.identity = identity
@@ -273,8 +273,7 @@ class Connection:
     def _on_attach(self, frame: Frame, lane_name: str | None, size: int) -> None:
         response_id = requests.response_id(frame)
         if response_id is None:
-            text = "'grizz:attach' needs a 'response_id'."
-            raise RequestError(400, Code.MISSING_PARAMETER, text, param="response_id")
+            raise RequestError(400, Code.MISSING_PARAMETER, "A 'response_id' is missing.", param="response_id")
         self.attach(response_id, frame.get("starting_after"), lane_name)
 
     def _on_detach(self, frame: Frame, lane_name: str | None, size: int) -> None:
@@ -336,7 +335,8 @@ class Connection:
 
     async def _create(self, lane: Lane, frame: Frame, size: int) -> None:
         try:
-            request = requests.parse(frame, "" if frame.get("model") else await self._default_model())
+            default = "" if frame.get("model") else await self._default_model(self.identity.key)
+            request = requests.parse(frame, default)
             reply = await submit(self._engine, self._limits, self.identity, request, size, self._scope)
         except RequestError as error:
             self._create_failed(lane, frame, error)

@@ -93,6 +93,7 @@ def test_every_setting_can_be_set_by_its_variable():
 
 HASH = "sha256:" + 64 * "0"
 EXAMPLES = {
+    "models.aliases": "fast=gpt-5-mini",
     "server.trusted_proxies": "10.0.0.0/8",
     "limits.queue_share": "0.7",
     "server.tls_cert_file": "/cert.pem",

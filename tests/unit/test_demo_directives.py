@@ -25,6 +25,8 @@ VALUES = {
     "STATUS": "503",
     "KEY": "reasoning",
     "NAME": "get_weather",
+    "FORM": "open",
+    "EVENT": "item",
 }
 
 

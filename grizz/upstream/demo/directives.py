@@ -20,6 +20,8 @@ from grizz.errors import Code, RequestError
 MAX_COUNT = 1_000_000
 MAX_SECONDS = 3600.0
 MAX_RATE = 1e9
+FORMS = ("summary", "text", "open")
+SKIPS = ("created", "in_progress", "item", "part", "text_done", "part_done", "item_done", "output")
 ERRORS = ("400", "401", "403", "404", "408", "409", "413", "422", "429", "500", "502", "503", "context", "quota")
 
 _OPEN = re.compile(r"\[\[([a-z][a-z0-9_-]*)(:|]])")
@@ -68,6 +70,12 @@ class Script:
     comment: bool = False
     crlf: bool = False
     empty: bool = False
+    reasoning_form: str = "summary"
+    encrypted: bool = False
+    hosted: bool = False
+    unknown_event: int | None = None
+    skip: tuple[str, ...] = ()
+    collide: bool = False
 
     def without_failures(self) -> Script:
         """The same script once `times` has run out: nothing goes wrong any more."""
@@ -161,6 +169,8 @@ _SECONDS = Value("SECONDS", f"a number of seconds from 0 to {MAX_SECONDS:.0f}", 
 _RATE = Value("R", f"tokens per second from 0 (as fast as possible) to {MAX_RATE:.0f}", _decimal(MAX_RATE))
 _ERROR = Value("STATUS", "one of " + ", ".join(ERRORS), _one_of(*ERRORS))
 _FIELD = Value("KEY", "reasoning_content or reasoning", _one_of("reasoning_content", "reasoning"))
+_FORM = Value("FORM", "one of " + ", ".join(FORMS), _one_of(*FORMS))
+_SKIP = Value("EVENT", "one of " + ", ".join(SKIPS), _one_of(*SKIPS))
 _TOOL = Value("NAME", "1 to 64 letters, digits, _ . or -", _tool_name)
 _ARGS = Value("JSON", "valid JSON, after the tool it belongs to", _json_text)
 
@@ -195,6 +205,13 @@ DIRECTIVES: dict[str, Directive] = {
     "split": Directive(_FROM_ONE, "write the SSE bytes in pieces of N bytes"),
     "comment": Directive(_FLAG, "an SSE comment before every event"),
     "crlf": Directive(_FLAG, "end SSE lines with CR LF"),
+    # Of /v1/responses alone:
+    "reasoning-form": Directive(_FORM, "the events of the reasoning: OpenAI's summary or text, or Open Responses' own"),
+    "encrypted": Directive(_FLAG, "reasoning has encrypted_content, and needs no text"),
+    "hosted": Directive(_FLAG, "a web search of the server's own before the answer, and a source in it"),
+    "unknown-event": Directive(_COUNT, "after N deltas an event of a type that nobody knows"),
+    "skip": Directive(_SKIP, "leave out these events (output: of the last one); repeated: several kinds"),
+    "collide": Directive(_FLAG, "every item has output_index 0"),
 }
 
 _FIELD_OF = {"tokens": "words"} | {name: name.replace("-", "_") for name in DIRECTIVES if name != "tokens"}
@@ -242,7 +259,7 @@ def _value_end(text: str, start: int, name: str) -> int:
 def parse(text: str) -> tuple[str, Script]:
     """Split a user message into its text without directives and the script they make.
 
-    The last of two equal directives wins, except `tool`, which adds a call.
+    The last of two equal directives wins, except `tool` and `skip`, which add a call or a kind of event.
 
     Raises:
         RequestError: 400; a directive is unknown or its value is not allowed. The message names it and what is.
@@ -250,10 +267,13 @@ def parse(text: str) -> tuple[str, Script]:
     plain, found = scan(text)
     fields: dict[str, Any] = {}
     calls: list[ScriptedCall] = []
+    skips: list[str] = []
     for name, raw in found:
         value = _read(name, raw)
         if name == "tool":
             calls.append(ScriptedCall(value))
+        elif name == "skip":
+            skips.append(value)
         elif name == "args":
             if not calls:
                 _refuse(name, raw)
@@ -262,7 +282,7 @@ def parse(text: str) -> tuple[str, Script]:
             fields["echo_message"] = True
         else:
             fields[_FIELD_OF[name]] = value
-    return plain, Script(**fields, calls=tuple(calls))
+    return plain, Script(**fields, calls=tuple(calls), skip=tuple(skips))
 
 
 def _read(name: str, raw: str | None) -> Any:

@@ -11,7 +11,7 @@ from itertools import chain, islice
 import orjson
 from aiohttp import web
 
-from grizz.upstream.demo import wire
+from grizz.upstream.demo import responses, wire
 from grizz.upstream.demo.answer import Answer
 from grizz.upstream.demo.conversation import Chat
 from grizz.upstream.demo.directives import Script
@@ -31,6 +31,7 @@ class Exchange:
     def __init__(self, request: web.Request, chat: Chat, script: Script, answer: Answer, rate: float) -> None:
         """`rate` is in tokens per second, 0 for as fast as possible."""
         self.finished = False
+        self.speaks_responses = request.path.endswith("/responses")
         self._request = request
         self._chat = chat
         self._script = script
@@ -98,20 +99,12 @@ class Exchange:
     async def _stream(self) -> web.StreamResponse:
         script = self._script
         with_usage = self._chat.include_usage and not script.no_usage
-        chunks = wire.Chunks(
-            self._ident,
-            self._created_s,
-            self._chat.model,
-            script,
-            usage_field=with_usage,
-            top_logprobs=self._chat.top_logprobs,
-        )
+        chunks = self._writer(usage_field=with_usage)
         headers = {"Content-Type": "text/event-stream; charset=utf-8", "Cache-Control": "no-cache", **self._headers()}
         response = web.StreamResponse(headers=headers)
         await response.prepare(self._request)
         await asyncio.sleep(script.first)
-        if not script.no_role:
-            await self._write(response, chunks.delta(b'{"role":"assistant","content":""}'))
+        await self._write(response, chunks.head())
         everything, allowed, scripted = self._plan()
         events: Iterator[bytes] = map(chunks.delta, self._counted(allowed))
         if script.garbage is not None:
@@ -119,6 +112,18 @@ class Exchange:
         await self._pace(response, events)
         await self._end(response, chunks, self._how_it_ends(everything, scripted), with_usage=with_usage)
         return response
+
+    def _writer(self, *, usage_field: bool) -> wire.Chunks | responses.Events:
+        if self.speaks_responses:
+            return responses.Events(self._created_s, self._chat.model, self._script)
+        return wire.Chunks(
+            self._ident,
+            self._created_s,
+            self._chat.model,
+            self._script,
+            usage_field=usage_field,
+            top_logprobs=self._chat.top_logprobs,
+        )
 
     def _counted(self, deltas: Iterator[bytes]) -> Iterator[bytes]:
         for delta in deltas:
@@ -142,16 +147,14 @@ class Exchange:
             await self._write(response, b"".join(block))
             written += len(block)
 
-    async def _end(self, response: web.StreamResponse, chunks: wire.Chunks, how: str, *, with_usage: bool) -> None:
+    async def _end(
+        self, response: web.StreamResponse, chunks: wire.Chunks | responses.Events, how: str, *, with_usage: bool
+    ) -> None:
         if how in _FINISH_REASONS:
-            last = chunks.finish(how)
-            if with_usage:
-                last += chunks.usage(self._usage())
-            await self._write(response, last + chunks.data(b"[DONE]"))
+            await self._write(response, chunks.end(how, self._usage() if with_usage else None))
             self.finished = True
         elif how == "midstream-error":
-            failure = orjson.dumps(wire.error("500")[1])
-            await self._write(response, chunks.data(failure) + chunks.data(b"[DONE]"))
+            await self._write(response, chunks.failure())
         elif how == "stall":
             await _forever()
         elif how == "cut":
@@ -160,7 +163,8 @@ class Exchange:
     async def _write(self, response: web.StreamResponse, data: bytes) -> None:
         step = self._script.split
         if step is None:
-            await response.write(data)
+            if data:
+                await response.write(data)
             return
         for at in range(0, len(data), step):
             await response.write(data[at : at + step])
@@ -179,6 +183,10 @@ class Exchange:
             self._hang_up()
         if how == "midstream-error":
             return _json(*wire.error("500"), self._headers())
+        if self.speaks_responses:
+            self.finished = how in _FINISH_REASONS
+            events = responses.Events(self._created_s, self._chat.model, self._script)
+            return _json(200, events.whole(said, how, self._usage()), self._headers())
         body = {
             "id": self._ident,
             "object": "chat.completion",

@@ -17,6 +17,7 @@ import orjson
 from aiohttp import web
 
 from grizz.errors import Code, RequestError
+from grizz.upstream.demo import responses
 from grizz.upstream.demo.answer import compose
 from grizz.upstream.demo.conversation import decode, read
 from grizz.upstream.demo.directives import Script, parse
@@ -143,6 +144,7 @@ class DemoServer(Counters):
         app = web.Application(client_max_size=_MAX_BODY, middlewares=[self._guard])
         app.router.add_get("/v1/models", self._models)
         app.router.add_post("/v1/chat/completions", self._chat)
+        app.router.add_post("/v1/responses", self._chat)
         app.router.add_get("/demo/stats", self._stats)
         app.router.add_post("/demo/reset", self._reset)
         return app
@@ -202,7 +204,7 @@ class DemoServer(Counters):
     def _prepare(self, request: web.Request, raw: bytes) -> Exchange:
         body = decode(raw)
         self.last_request = body
-        chat = read(body)
+        chat = read(responses.as_chat(body) if request.path.endswith("/responses") else body)
         self._count(chat.text)
         text, script = parse(chat.text)
         script = self._after_tries(chat.text, script)

@@ -99,6 +99,8 @@ def usage(prompt_tokens: int, completion_tokens: int, reasoning_tokens: int) -> 
 class Chunks:
     """Writes the chunks of one answer as SSE. What never changes is encoded once; a delta costs two concatenations."""
 
+    api = "chat"
+
     def __init__(
         self,
         ident: str,
@@ -114,6 +116,7 @@ class Chunks:
         `top_logprobs`: how many alternatives to tell with each piece of text; None tells no probabilities.
         """
         self._top_logprobs = top_logprobs
+        self._no_role = script.no_role
         self._end = b"\r\n\r\n" if script.crlf else b"\n\n"
         self._start = (b": the demo says hello" + self._end if script.comment else b"") + b"data: "
         same = {"id": ident, "object": "chat.completion.chunk", "created": created_s, "model": model}
@@ -121,6 +124,19 @@ class Chunks:
         self._delta_start = self._start + self._same + b'{"index":0,"delta":'
         self._close = (b',"usage":null}' if usage_field else b"}") + self._end
         self._delta_end = b',"logprobs":null,"finish_reason":null}]' + self._close
+
+    def head(self) -> bytes:
+        """What comes before the answer: the role, and no word."""
+        return b"" if self._no_role else self.delta(b'{"role":"assistant","content":""}')
+
+    def end(self, reason: str, counts: dict[str, Any] | None) -> bytes:
+        """How the answer ends; `counts` are its usage, if that is told."""
+        last = self.finish(reason) + (self.usage(counts) if counts is not None else b"")
+        return last + self.data(b"[DONE]")
+
+    def failure(self) -> bytes:
+        """The server fails in the middle of the answer."""
+        return self.data(orjson.dumps(error("500")[1])) + self.data(b"[DONE]")
 
     def delta(self, delta: bytes) -> bytes:
         """A chunk in the middle of the answer; `delta` is a JSON object."""
