@@ -129,11 +129,12 @@ class Body:
         self._idle_timeout_s = idle_timeout_s
         self._loop = asyncio.get_running_loop()
         self._read_at = self._loop.time()
+        self._read = 0
         self._late = False
         self._paused: asyncio.Transport | None = None
         if response.connection is not None and response.connection.protocol is not None:
-            # The timer that runs ends with the next read, and until then it is right.
             response.connection.protocol.read_timeout = None
+            response.connection.protocol.start_timeout()  # without one it only ends what runs
         self._timer = self._loop.call_later(idle_timeout_s, self._check)
 
     def __aiter__(self) -> Self:
@@ -147,6 +148,7 @@ class Body:
         if not data:
             raise StopAsyncIteration
         self._read_at = self._loop.time()
+        self._read += len(data)
         return data
 
     def pause(self) -> None:
@@ -171,8 +173,12 @@ class Body:
 
     def _check(self) -> None:
         due_s = self._read_at + self._idle_timeout_s - self._loop.time()
-        if due_s <= 0 and self._late:
+        if due_s <= 0 and self._late and self._is_silent():
             self._content.set_exception(aiohttp.SocketTimeoutError("nothing came"))
             return
-        self._late = due_s <= 0 and self._paused is None  # what came during a pause has not been read yet
+        self._late = due_s <= 0 and self._is_silent()
         self._timer = self._loop.call_later(max(due_s, _GRACE_S), self._check)
+
+    def _is_silent(self) -> bool:
+        """Has all that came been read, and could more have come? A busy process is not the upstream's silence."""
+        return self._paused is None and self._content.total_bytes == self._read

@@ -5,14 +5,18 @@ from __future__ import annotations
 import asyncio
 import gc
 import gzip
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+import socket
+import threading
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 
 import pytest
+import uvloop
 
 from grizz.errors import UpstreamError
 from grizz.upstream.openai import OpenAIUpstream
-from tests.raw_upstream import END, ROLE, Call, RawUpstream, raw_upstream, word
+from tests.raw_upstream import END, HEADERS, ROLE, Call, RawUpstream, raw_upstream, word
 
 BODY = {"model": "m", "messages": [{"role": "user", "content": "hello"}], "stream": True}
 
@@ -109,3 +113,61 @@ async def test_silence_is_noticed_after_the_idle_timeout_wherever_it_begins(word
         with pytest.raises(UpstreamError, match=r"silent for 0\.3 s"):
             await read(upstream)
         assert asyncio.get_running_loop().time() - began >= words * 0.2 + 0.3
+
+
+@pytest.mark.parametrize("new_loop", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
+def test_a_process_that_is_busy_does_not_take_that_for_the_upstreams_silence(
+    new_loop: Callable[[], asyncio.AbstractEventLoop],
+) -> None:
+    with writes_all_the_time() as url, asyncio.Runner(loop_factory=new_loop) as runner:
+        words = runner.run(read_while_busy(url))
+    assert words.count(b"word") == 40
+
+
+async def read_while_busy(url: str) -> bytes:
+    """Read a stream in rounds of the loop that take longer each than a timer waits for what has come."""
+    loop = asyncio.get_running_loop()
+    upstream = OpenAIUpstream(
+        name="raw", base_url=url, api_key="k", connect_timeout_s=1, idle_timeout_s=0.3, max_connections=1
+    )
+    rounds = 0
+
+    def busy() -> None:
+        nonlocal rounds
+        rounds += 1
+        time.sleep(0.15)
+        if rounds < 6:
+            loop.call_soon(busy)
+
+    async with upstream.open(BODY, lambda: False) as chunks:
+        read = await anext(chunks)
+        chunks.pause()
+        loop.call_later(0.05, chunks.resume)
+        loop.call_soon(busy)
+        time.sleep(0.5)  # noqa: ASYNC251  # the point is to hold up the loop
+        async for data in chunks:
+            read += data
+    await upstream.close()
+    return read
+
+
+@contextmanager
+def writes_all_the_time() -> Iterator[str]:
+    """A model API in a thread of its own, which no loop holds up."""
+
+    def serve(listening: socket.socket) -> None:
+        connection, _ = listening.accept()
+        with connection:
+            connection.recv(65536)
+            connection.sendall(HEADERS)
+            for _ in range(40):
+                piece = word("word ")
+                connection.sendall(f"{len(piece):x}\r\n".encode() + piece + b"\r\n")
+                time.sleep(0.05)
+            connection.sendall(b"0\r\n\r\n")
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        thread = threading.Thread(target=serve, args=(listening,), name="model API")
+        thread.start()
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}/v1"
+        thread.join(timeout=10)
