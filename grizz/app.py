@@ -367,7 +367,11 @@ class App:
             readers_per_response=settings.limits.readers_per_response,
             lease_s=settings.workers.lease_s,
             keep_s=durable.use_counts_s if durable else settings.history.keep_s,
-            compactions=Compactions(settings.history.compaction_secret, scaled.claims if scaled else None),
+            compactions=Compactions(
+                settings.history.compaction_secret,
+                scaled.claims if scaled else None,
+                foreign=any(member.terms.api == "responses" for member in self.fleet.members),
+            ),
             once=Once(scaled.claims if scaled else None, settings.history.keep_s),
             archive=scaled.archive if scaled else durable.store.archive if durable else None,
             shelf=self._build_shelf(),

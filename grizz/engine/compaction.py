@@ -26,9 +26,11 @@ class Compactions:
         secret: shared by all that shall open each other's items; "" makes one: with `claims` the first node to need it
             gives it to all others, and without them it dies with this process.
         claims: those of all nodes, or None when there is but one.
+        foreign: does an upstream make items of its own? Then what was not sealed here is left to it.
     """
 
-    def __init__(self, secret: str, claims: Claims | None) -> None:
+    def __init__(self, secret: str, claims: Claims | None, *, foreign: bool = False) -> None:
+        self._foreign = foreign
         self._mine = secret or secrets.token_urlsafe(32)
         self._vault = Vault(self._mine)
         self._claims = None if secret else claims
@@ -74,8 +76,8 @@ class Compactions:
             if item["type"] != "compaction":
                 continue
             token = item["encrypted_content"]
-            if index < older and not self._vault.made(token):
-                continue  # a model API's own, which it said in an earlier turn
+            if self._foreign and not self._vault.made(token):
+                continue
             await self._agree()
             data = self._vault.open(owner, token)
             if data is None:

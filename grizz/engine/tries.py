@@ -145,13 +145,16 @@ class Tries:
     def _reader(self, trial: Trial) -> Reader | Relay:
         if trial.member.terms.api == "responses":
             return Relay(self._composer, new_id=self._new_id)
-        return Reader(self._composer, new_id=self._new_id)
+        return Reader(self._composer, new_id=self._new_id, most_calls=self._request.most_calls)
 
     def _body(self, trial: Trial, ask: Ask) -> dict[str, Any]:
         """What is asked there: the next upstream may speak another API."""
         terms = trial.member.terms
         if terms.api == "responses":
             body = responses.body(self._request, self._context)
+        elif any(item["type"] == "compaction" for item in self._context):
+            text = "the conversation holds a compaction item of another model server, which this one cannot read"
+            raise UpstreamError(Code.INVALID_PROMPT, text, result="400")
         else:
             body = chat.body(
                 self._request,

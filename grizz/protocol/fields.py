@@ -229,3 +229,5 @@ FIELDS: dict[str, Check] = {
     "service_tier": _string,
     "grizz_reasoning": _choice("raw", "summary"),
 }
+# Nothing to us; an upstream that speaks the same API knows what they mean.
+PASSED_ON = ("access_programs", "image", "moderation", "prompt_cache_options")

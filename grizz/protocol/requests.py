@@ -12,7 +12,7 @@ from typing import Any
 import orjson
 
 from grizz.errors import Code, RequestError
-from grizz.protocol.fields import FIELDS, check_choice
+from grizz.protocol.fields import FIELDS, PASSED_ON, check_choice
 from grizz.protocol.items import Item, bad, kind, normalise
 
 # How deep orjson writes, and how much of that is left for what a request may be wrapped in.
@@ -119,7 +119,7 @@ def parse(body: Any, default_model: str) -> Request:
     fields = {key: body[key] for key in FIELDS if body.get(key) is not None}
     for key, value in fields.items():
         FIELDS[key](value, key)
-    fields |= {key: body[key] for key in _PASSED_ON if body.get(key) is not None}
+    fields |= {key: body[key] for key in PASSED_ON if body.get(key) is not None}
     for key, why in _REFUSED.items():
         if body.get(key) is not None:
             raise bad(Code.UNSUPPORTED_PARAMETER, f"'{key}' is not supported: {why}", key)
@@ -232,7 +232,3 @@ def _input(body: dict[str, Any], fields: dict[str, Any]) -> list[Item]:
     if any(fields.get(key) for key in _SAY_ENOUGH) or fields.get("generate") is False:
         return []
     raise bad(Code.MISSING_PARAMETER, "'input' is missing: a string or an array of items.", "input")
-
-
-# Nothing to us; an upstream that speaks the same API knows what they mean.
-_PASSED_ON = ("access_programs", "image", "moderation", "prompt_cache_options")

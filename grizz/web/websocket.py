@@ -273,8 +273,7 @@ class Connection:
     def _on_attach(self, frame: Frame, lane_name: str | None, size: int) -> None:
         response_id = requests.response_id(frame)
         if response_id is None:
-            text = "'grizz:attach' needs a 'response_id'."
-            raise RequestError(400, Code.MISSING_PARAMETER, text, param="response_id")
+            raise RequestError(400, Code.MISSING_PARAMETER, "A 'response_id' is missing.", param="response_id")
         self.attach(response_id, frame.get("starting_after"), lane_name)
 
     def _on_detach(self, frame: Frame, lane_name: str | None, size: int) -> None:

@@ -12,6 +12,7 @@ from openai import AsyncOpenAI
 from tests.accounts import ACCOUNTS, ALICE, BOB, bearer
 from tests.conftest import Grizz, running_grizz
 from tests.player import Player
+from tests.several import running
 
 SECRET = {"GRIZZ_HISTORY_COMPACTION_SECRET": "one-secret-for-all-of-our-processes"}
 SAID: list[dict[str, Any]] = [
@@ -231,3 +232,30 @@ async def test_a_conversation_that_is_not_there_is_not_compacted(grizz: Grizz, h
     assert (status, told["error"]["code"]) == (404, "conversation_not_found")
     body = {"conversation": "conv_" + "0" * 32, "previous_response_id": "resp_x", "input": "x"}
     assert (await compact(http, grizz.url, **body))[0] == 400
+
+
+FOREIGN = {"type": "compaction", "id": "cmp_1", "encrypted_content": "gAAAAABsomething"}
+
+
+async def test_a_server_of_the_same_api_writes_summaries_and_gets_words_back() -> None:
+    async with running({"there": {"api": "responses"}}) as grizz:
+        status, window = await compact(grizz.http, grizz.url, input=SAID)
+        assert status == 200
+        status, answer = await create(grizz.http, grizz.url, input=[*window["output"], SAID[1]])
+        assert (status, answer["status"]) == (200, "completed")
+        said = grizz.demos["there"].last_request["input"]
+        assert [item["role"] for item in said] == ["system", "user", "assistant", "user"]
+        assert "the code word is heron" in said[2]["content"][0]["text"]
+
+
+async def test_such_a_servers_own_items_go_back_to_it_and_to_no_other() -> None:
+    async with running({"there": {"api": "responses"}}) as grizz:
+        await create(grizz.http, grizz.url, input=[FOREIGN, SAID[1]])
+        assert grizz.demos["there"].last_request["input"][0] == FOREIGN
+        token = "grizz1." + FOREIGN["encrypted_content"]
+        status, _ = await create(grizz.http, grizz.url, input=[{**FOREIGN, "encrypted_content": token}, SAID[1]])
+        assert status == 400
+    async with running({"there": {"api": "responses", "models": "big"}, "here": {"models": "small"}}) as grizz:
+        _, answer = await create(grizz.http, grizz.url, model="small", input=[FOREIGN, SAID[1]])
+        assert answer["error"]["code"] == "invalid_prompt"
+        assert grizz.asked() == {"there": 0, "here": 0}
