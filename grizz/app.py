@@ -23,7 +23,7 @@ from grizz.engine.engine import Engine
 from grizz.engine.fleet import Fleet
 from grizz.engine.flusher import Flusher
 from grizz.engine.history import History
-from grizz.engine.ids import new_id
+from grizz.engine.ids import ids_of
 from grizz.engine.member import Member, Terms
 from grizz.engine.models import Models
 from grizz.engine.names import Names
@@ -346,7 +346,7 @@ class App:
             rules=rules,
             flusher=Flusher(settings.replies.flush_ms / 1000),
             metrics=self.metrics,
-            new_id=new_id,
+            ids_of=ids_of,
             tasks=self._runs,
         )
 

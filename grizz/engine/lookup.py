@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 from grizz.engine.history import History, Scope, Turn, read_turns
+from grizz.engine.ids import response_of
 from grizz.engine.peers import Peers
 from grizz.engine.reply import Reply
 from grizz.errors import Code, RequestError
@@ -91,9 +92,13 @@ class Lookup:
             self._touch(turn)
         return turn
 
-    def item(self, item_id: str, owner: str, scope: Scope | None) -> Item | None:
-        """An output item of a turn that is known here."""
-        return self.history.item(item_id, owner, scope)
+    async def item(self, item_id: str, owner: str, scope: Scope | None) -> Item | None:
+        """An output item, wherever it was made, if this owner (on this connection) may see it. Cancel-safe."""
+        found = self.history.item(item_id, owner, scope)
+        response_id = response_of(item_id) if found is None and self._archive is not None else None
+        if response_id is not None and await self.turn(response_id, owner, scope) is not None:
+            found = self.history.item(item_id, owner, scope)  # the turn is known here from now on
+        return found
 
     def keep(self, turn: Turn, now: float) -> None:
         """Remember a turn; a stored one for all nodes."""

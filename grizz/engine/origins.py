@@ -74,7 +74,7 @@ class Origins:
         request = dataclasses.replace(request, input=tuple(with_ids(request.input, new_id)))
         parent = await self._parent(request, owner, scope, deadline)
         before = await self._before(parent, owner)
-        return Origin(request, parent, before, self._resolve(request.input, owner, scope, ()))
+        return Origin(request, parent, before, await self._resolve(request.input, owner, scope, (), deadline))
 
     async def read(self, request: Request, owner: str, deadline: float) -> Origin:
         """As `of`, for a request that does not become a response: no lock is taken.
@@ -90,7 +90,7 @@ class Origins:
         except TimeoutError:
             raise unreachable() from None
         request = dataclasses.replace(request, input=tuple(own_ids(request.input, {item["id"] for item in before})))
-        return Origin(request, None, before, self._resolve(request.input, owner, None, before))
+        return Origin(request, None, before, await self._resolve(request.input, owner, None, before, deadline))
 
     async def _in_conversation(
         self, request: Request, owner: str, scope: Scope | None, response_id: str, deadline: float
@@ -108,7 +108,8 @@ class Origins:
             waited_s = asyncio.get_running_loop().time() - asked_at if wait_s else 0.0
             taken = {item["id"] for item in before}
             request = dataclasses.replace(request, input=tuple(own_ids(request.input, taken)))
-            return Origin(request, None, before, self._resolve(request.input, owner, scope, before), waited_s)
+            given = await self._resolve(request.input, owner, scope, before, deadline + waited_s)
+            return Origin(request, None, before, given, waited_s)
         except BaseException:
             self._turns.give_up(response_id)
             raise
@@ -151,18 +152,28 @@ class Origins:
                 return items[:index]
         raise _no_parent(parent.id, " not found")  # half a conversation cannot be continued
 
-    def _resolve(self, items: Iterable[Item], owner: str, scope: Scope | None, before: Sequence[Item]) -> list[Item]:
+    async def _resolve(
+        self, items: Iterable[Item], owner: str, scope: Scope | None, before: Sequence[Item], deadline: float
+    ) -> list[Item]:
         resolved = []
         known = {item["id"]: item for item in before}
         for index, item in enumerate(items):
             if item["type"] == "item_reference":
-                found = known.get(item["id"]) or self._lookup.item(item["id"], owner, scope)
+                found = known.get(item["id"]) or await self._referred(item["id"], owner, scope, deadline)
                 if found is None:
                     text = f"Item with id '{item['id']}' not found."
                     raise RequestError(400, Code.ITEM_NOT_FOUND, text, param=f"input[{index}].id")
                 item = found
             resolved.append(item)
         return resolved
+
+    async def _referred(self, item_id: str, owner: str, scope: Scope | None, deadline: float) -> Item | None:
+        try:
+            async with asyncio.timeout_at(deadline):
+                return await self._lookup.item(item_id, owner, scope)
+        except TimeoutError:
+            text = f"Item with id '{item_id}' could not be looked up in time; try again."
+            raise RequestError(503, Code.OVERLOADED, text, param="input", retry_after_s=1.0) from None
 
 
 def _no_parent(previous: str, state: str) -> RequestError:

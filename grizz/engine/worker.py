@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -109,7 +109,7 @@ class Pool:
         rules: Rules,
         flusher: Flusher,
         metrics: Metrics,
-        new_id: NewId,
+        ids_of: Callable[[str], NewId],
         tasks: TaskOwner,
     ) -> None:
         self.transport = transport
@@ -117,7 +117,7 @@ class Pool:
         self.rules = rules
         self.flusher = flusher
         self.metrics = metrics
-        self.new_id = new_id
+        self.ids_of = ids_of
         self._tasks = tasks
         self._slots = asyncio.Semaphore(rules.concurrency)
         self._runs: dict[str, Run] = {}
@@ -196,9 +196,10 @@ class Run:
         self._label = pool.metrics.model(self._work.request.model)
         self._gaps = Gaps()
         self._first_read_at = self._last_read_at = 0.0
+        self._new_id = pool.ids_of(delivery.job.id)
         self._composer = Composer(
             dict(self._work.response),
-            new_id=pool.new_id,
+            new_id=self._new_id,
             next_seq=delivery.job.next_seq,
             output=delivery.job.output,
             raw_reasoning=self._work.request.raw_reasoning,
@@ -285,7 +286,7 @@ class Run:
             self._composer,
             response_id=self.delivery.job.id,
             label=self._label,
-            new_id=pool.new_id,
+            new_id=self._new_id,
             job_timeout_s=pool.rules.job_timeout_s,
             on_content=self._content_read,
             is_stopped=lambda: self._cause is not None,
