@@ -165,7 +165,8 @@ async def test_an_older_file_becomes_a_newer_one_with_all_that_is_in_it(tmp_path
 async def test_a_directory_that_cannot_be_made_is_a_clear_refusal_or_memory(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     path = str(tmp_path / "file" / "state" / "grizz.db")
-    with pytest.raises(ConfigError, match=r"history\.store = sqlite: .*/grizz\.db cannot be used: (File exists|Not a directory)"):
+    complaint = r"history\.store = sqlite: .*/grizz\.db cannot be used: (File exists|Not a directory)"
+    with pytest.raises(ConfigError, match=complaint):
         async with running_grizz(history__path=path, **IN_FILE):
             pass
     async with running_grizz(history__path=path, history__store="auto") as grizz:
