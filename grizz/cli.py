@@ -40,6 +40,7 @@ examples:
                                                   answers by any compatible server, here a local one
   python grizz.py --redis-url redis://127.0.0.1   one of several processes that share their work
   python grizz.py new-key alice                   an API key, and the lines that let it in
+  python grizz.py doctor                          checks it all, and says what to do; costs a few tokens
   python grizz.py dead-letters list               jobs that were given up; also: requeue, drop
   python grizz.py history show                    what is kept of each user; also: export, delete
   python grizz.py --check-config                  show every setting, its value and where it came from
@@ -56,6 +57,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _dead_letters(arguments[1:])
     if arguments[:1] == ["history"]:
         return _history(arguments[1:])
+    if arguments[:1] == ["doctor"]:
+        return _doctor(arguments[1:])
     if arguments[:1] == ["new-key"]:
         return _new_key(arguments[1:])
     options = vars(_parser().parse_args(arguments))
@@ -124,6 +127,29 @@ def _run_command(
         print(_complaint(error), file=sys.stderr)
         return 2
     return run(loaded.settings, options)
+
+
+def _doctor(arguments: Sequence[str]) -> int:
+    from grizz import doctor
+
+    parser = argparse.ArgumentParser(
+        prog="grizz doctor",
+        description="Looks at an installation as it would run with these settings, and says what to do.",
+        epilog="Asks each model server for a few words, which costs a few tokens. Exit status: 0, or 1 if one is bad.",
+        allow_abbrev=False,
+    )
+    doctor.add_arguments(parser)
+    for settings in GROUPS.values():
+        for key, metavar in settings.items():
+            _add_flag(parser, key, metavar)
+    _add_config(parser)
+    options = parser.parse_args(arguments)
+    try:
+        loaded = _load(vars(options))
+    except ConfigError as error:
+        print(_complaint(error), file=sys.stderr)
+        return 2
+    return doctor.run(loaded, options)
 
 
 def _new_key(arguments: Sequence[str]) -> int:
