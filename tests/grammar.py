@@ -82,24 +82,27 @@ def _place(event: Event) -> tuple[str, int]:
 
 def _open_part(item: _Item, event: Event) -> None:
     home, position = _place(event)
-    _, value, expected = _PARTS[event["part"]["type"]]
     assert item.part is None, "one part at a time"
-    assert home == expected and position == len(item.parts.get(home, ())), "parts are appended"
-    assert event["part"][value] == ""
+    assert position == len(item.parts.get(home, ())), "parts are appended"
+    if event["part"]["type"] in _PARTS:
+        _, value, expected = _PARTS[event["part"]["type"]]
+        assert home == expected and event["part"][value] == ""
     item.part, item.where, item.text, item.whole = event["part"], (home, position), "", None
 
 
 def _close_part(item: _Item, event: Event) -> None:
     assert item.part is not None and _place(event) == item.where and event["part"]["type"] == item.part["type"]
-    _, value, home = _PARTS[item.part["type"]]
-    assert event["part"][value] == item.whole, "a part is closed with what was said, after its text was"
+    home, _ = item.where
+    if item.part["type"] in _PARTS:
+        _, value, _ = _PARTS[item.part["type"]]
+        assert event["part"][value] == item.whole, "a part is closed with what was said, after its text was"
     item.parts.setdefault(home, []).append(event["part"])
     item.part = None
 
 
 def _say(item: _Item, kind: str, event: Event) -> None:
-    if item.added["type"] not in _EMPTY:
-        return
+    if item.added["type"] not in _EMPTY or (item.part is not None and item.part["type"] not in _PARTS):
+        return  # of a kind that only an upstream knows
     name, _, ending = kind.rpartition(".")
     if item.added["type"] == "function_call":
         assert name == "function_call_arguments"

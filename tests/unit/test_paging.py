@@ -7,7 +7,7 @@ import pytest
 from grizz.errors import RequestError
 from grizz.web.paging import page
 
-ITEMS = [{"id": str(number)} for number in range(5)]
+ITEMS = [{"id": str(number), "type": "message"} for number in range(5)]
 
 
 @pytest.mark.parametrize(
