@@ -6,7 +6,16 @@ from collections.abc import AsyncIterator
 
 import aiohttp
 import pytest
-from agents import Agent, OpenAIResponsesModel, Runner, SQLiteSession, function_tool, set_tracing_disabled
+from agents import (
+    Agent,
+    OpenAIConversationsSession,
+    OpenAIResponsesCompactionSession,
+    OpenAIResponsesModel,
+    Runner,
+    SQLiteSession,
+    function_tool,
+    set_tracing_disabled,
+)
 from agents.models.openai_responses import OpenAIResponsesWSModel
 from openai import AsyncOpenAI
 from pydantic import BaseModel
@@ -59,6 +68,39 @@ async def test_a_session_hands_the_whole_conversation_back(agent: Agent, grizz: 
     roles = [message["role"] for message in grizz.demo.last_request["messages"]]
     assert roles == ["system", "user", "assistant", "tool", "assistant", "user"]
     session.close()
+
+
+async def test_a_session_may_be_a_conversation_on_the_server(agent: Agent, grizz: Grizz) -> None:
+    async with AsyncOpenAI(base_url=f"{grizz.url}/v1", api_key="any") as client:
+        session = OpenAIConversationsSession(openai_client=client)
+        await Runner.run(agent, "What is the weather in Paris?", session=session)
+        result = await Runner.run(agent, "What did I say?", session=session)
+        assert "This is turn 2" in result.final_output and "What is the weather in Paris?" in result.final_output
+        kinds = [item.get("type", "message") for item in await session.get_items()]
+        assert kinds == ["message", "function_call", "function_call_output", "message", "message", "message"]
+        await session.clear_session()
+
+
+async def test_a_run_goes_on_in_a_conversation_it_is_given(agent: Agent, grizz: Grizz) -> None:
+    async with AsyncOpenAI(base_url=f"{grizz.url}/v1", api_key="any") as client:
+        conversation = await client.conversations.create()
+        for text in ("What is the weather in Paris?", "What did I say?"):
+            result = await Runner.run(agent, text, conversation_id=conversation.id)
+        assert "This is turn 2" in result.final_output
+        items = [item.type async for item in client.conversations.items.list(conversation.id, order="asc")]
+    assert items == ["message", "function_call", "function_call_output", "message", "message", "message"]
+
+
+async def test_a_session_is_compacted_by_the_server(agent: Agent, grizz: Grizz) -> None:
+    async with AsyncOpenAI(base_url=f"{grizz.url}/v1", api_key="any") as client:
+        session = OpenAIResponsesCompactionSession(
+            "one", underlying_session=SQLiteSession("one"), client=client, model="gpt-5"
+        )
+        await Runner.run(agent, "What is the weather in Paris?", session=session)
+        await session.run_compaction({"force": True})
+        assert "compaction" in [item.get("type") for item in await session.get_items()]
+        result = await Runner.run(agent, "[[echo:on]]", session=session)
+    assert result.final_output == "on"
 
 
 async def test_turns_are_chained_by_previous_response_id_without_being_told(agent: Agent, grizz: Grizz) -> None:
