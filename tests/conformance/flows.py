@@ -255,4 +255,22 @@ WHAT_IS_ASKED: dict[str, Flow] = {
     "fields nobody knows": Flow(ask("[[echo:x]]", client_metadata={"a": 1}, moderation=None), text="x"),
 }
 
+# One message each, for other APIs and upstreams than the table's.
+TEXTS = {
+    "text": "[[words:20]]",
+    "refusal": "[[refusal:no]]",
+    "text then refusal": "[[echo:well]] [[refusal:no]]",
+    "function call": '[[tool:f]] [[args:{"a":1}]]',
+    "parallel calls": '[[tool:f]] [[args:{"a":1}]] [[tool:g]] [[args:{}]]',
+    "whole call": "[[tool:f]] [[whole-tool]]",
+    "late name": "[[tool:f]] [[late-name]]",
+    "reasoning": "[[reasoning:hm]] [[echo:yes]]",
+    "length": "[[words:20]] [[length:3]]",
+    "filter": "[[words:20]] [[filter:3]]",
+    "cut": "[[words:20]] [[cut:3]]",
+    "failed": "[[error:400]]",
+    "empty": "[[empty]]",
+    "no usage": "[[words:2]] [[no-usage]]",
+}
+
 FLOWS = {**WHAT_A_MODEL_SAYS, **HOW_IT_ENDS, **WHAT_IS_ASKED}

@@ -98,13 +98,27 @@ def websocket_event(event: Object) -> None:
     _event(event, _WEBSOCKET_EVENTS)
 
 
-def _event(event: Object, openai_events: dict[str, TypeAdapter[Any]]) -> None:
-    to_openai, to_open = event, _said("an event to Open Responses", event)
+def hosted_event(event: Object) -> None:
+    """As `websocket_event`, where tools of an upstream may be among the items: of these OpenAI alone has types."""
+    _to_openai(event, _WEBSOCKET_EVENTS)
     if "response" in event:
-        to_openai = {**to_openai, "response": _said("a response to OpenAI", event["response"])}
+        known = [item for item in event["response"]["output"] if item["type"] in _OPEN_ITEMS]
+        response({**event["response"], "output": known})
+
+
+def _event(event: Object, openai_events: dict[str, TypeAdapter[Any]]) -> None:
+    _to_openai(event, openai_events)
+    to_open = _said("an event to Open Responses", event)
+    if "response" in event:
         to_open = {**to_open, "response": _said("a response to Open Responses", event["response"])}
-    openai_events[event["type"]].validate_json(json.dumps(to_openai), strict=True)
     _OPEN_EVENTS[to_open["type"]].validate_json(json.dumps(to_open))
+
+
+def _to_openai(event: Object, events: dict[str, TypeAdapter[Any]]) -> None:
+    said = event
+    if "response" in event:
+        said = {**event, "response": _said("a response to OpenAI", event["response"])}
+    events[event["type"]].validate_json(json.dumps(said), strict=True)
 
 
 def response(body: Object) -> None:

@@ -13,8 +13,8 @@ from openai import AsyncOpenAI
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from pydantic import BaseModel
 
+from tests.conformance.flows import TEXTS
 from tests.conftest import Grizz
-from tests.e2e.test_strict_types import FLOWS
 from tests.player import numbers
 
 MODEL = "grizz-demo"
@@ -66,12 +66,12 @@ async def test_a_stream_is_one_answer_under_one_id_with_the_usage_last(client: A
     assert chunks[-1].usage.completion_tokens_details.reasoning_tokens == 3
 
 
-@pytest.mark.parametrize("name", FLOWS)
+@pytest.mark.parametrize("name", TEXTS)
 async def test_every_chunk_and_completion_of_the_flow_is_valid_for_strict_types(
     grizz: Grizz, http: aiohttp.ClientSession, name: str
 ) -> None:
     url = f"{grizz.url}/v1/chat/completions"
-    body = {"messages": user(FLOWS[name]), "tools": [{"type": "function", "function": {"name": "f"}}]}
+    body = {"messages": user(TEXTS[name]), "tools": [{"type": "function", "function": {"name": "f"}}]}
     async with http.post(url, json={**body, "stream": True, "stream_options": {"include_usage": True}}) as answer:
         lines = (await answer.text()).split("\n\n")
     async with http.post(url, json=body) as answer:

@@ -3,29 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import shutil
-import subprocess
 from pathlib import Path
 
+import pytest
+
 from tests.conftest import Grizz
-from tests.e2e.test_openai_node import HERE, node_folder, pytestmark  # noqa: F401
+from tests.e2e.scripts import result_of
 from tests.player import numbers
 
 
-async def test_completions_streams_tools_and_errors_work_from_node(grizz: Grizz, node_folder: Path) -> None:  # noqa: F811
-    shutil.copy(HERE / "chat.mjs", node_folder / "chat.mjs")
-    process = await asyncio.create_subprocess_exec(
-        "node",
-        "chat.mjs",
-        f"{grizz.url}/v1",
-        cwd=node_folder,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
-    out, err = await process.communicate()
-    assert process.returncode == 0, err.decode()
-    assert json.loads(out) == {
+@pytest.mark.timeout(300)
+async def test_completions_streams_tools_and_errors_work_from_node(grizz: Grizz, node_clients: Path) -> None:
+    assert await result_of("node", "chat.mjs", f"{grizz.url}/v1", cwd=node_clients) == {
         "create": [numbers(20), "stop", 20],
         "stream": numbers(30),
         "ids": 1,
