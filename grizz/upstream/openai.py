@@ -29,6 +29,8 @@ _STALE_S = 2.0
 _LIST_MODELS_S = 5.0
 # A key shorter than that is a placeholder of a local server, and may be a word of any text.
 _SHORT_KEY = 8
+# How servers without a code for it say that a conversation is too long: vLLM and others, llama.cpp.
+_TOO_LONG = ("maximum context length", "available context size")
 
 
 class OpenAIUpstream:
@@ -256,7 +258,7 @@ def _of_status(error: openai.APIStatusError) -> UpstreamError:
             Code.SERVER_ERROR, said, result="5xx", retryable=True, retry_after_s=pause_s, unready=status == 503
         )
     result = str(status) if status in (401, 403, 404) else "400"
-    if error.code == "context_length_exceeded" or "maximum context length" in text.lower():
+    if error.code == "context_length_exceeded" or any(words in text.lower() for words in _TOO_LONG):
         return UpstreamError(Code.CONTEXT_LENGTH, text or said, result=result)
     if status in (401, 403):
         # The key is the operator's, so the client is told no more than that.

@@ -6,10 +6,12 @@ import asyncio
 from typing import Any
 
 import aiohttp
+import orjson
 import pytest
 
 from tests import grammar
 from tests.player import numbers, text_of
+from tests.raw_upstream import Call, raw_upstream
 from tests.several import Several, running
 
 THERE = {"there": {"api": "responses"}}
@@ -331,3 +333,17 @@ async def test_a_conversation_moves_from_one_kind_to_the_other() -> None:
         await player.ask("[[echo:a again]]", previous_response_id=second["id"])
         kinds = [item["type"] for item in sent(grizz, "main")["input"]]
         assert kinds == ["message", "reasoning", "web_search_call", "message", "message", "message", "message"]
+
+
+async def test_a_conversation_that_is_too_long_is_known_by_what_the_server_says() -> None:
+    """As llama.cpp says it, without a code that others know."""
+    text = "request (5031 tokens) exceeds the available context size (2048 tokens), try increasing it"
+    body = {"error": {"code": 400, "message": text, "type": "exceed_context_size_error"}}
+
+    async def refuse(call: Call) -> None:
+        await call.status("400 Bad Request", orjson.dumps(body))
+
+    async with raw_upstream(refuse) as (_, url), running({"there": {"api": "responses", "base_url": url}}) as grizz:
+        player = await grizz.player()
+        failed = (await player.ask("long"))[-1]["response"]
+        assert failed["error"] == {"code": "context_length_exceeded", "message": text}
