@@ -81,7 +81,7 @@ class Process:
         self._process = subprocess.Popen(
             [sys.executable, *arguments],
             cwd=ROOT,
-            env={**os.environ, **environ},
+            env={**os.environ, "GRIZZ_HISTORY_STORE": "memory", **environ},
             stdout=self._output,
             stderr=subprocess.STDOUT,
             preexec_fn=lambda: pin(core),

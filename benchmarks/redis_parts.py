@@ -49,6 +49,7 @@ class Process:
         self._name, self._command, self._folder = name, [str(part) for part in command], folder
         kept = {key: value for key, value in os.environ.items() if not key.startswith(("GRIZZ_", "OPENAI_"))}
         self._environ = kept | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"} | environ
+        self._environ["XDG_STATE_HOME"] = str(folder)  # no file in the home of who runs it
         self._tail: deque[str] = deque(maxlen=5)
 
     async def __aenter__(self) -> Process:

@@ -39,7 +39,7 @@ def start(arguments: list[str], core: int, **environ: str) -> tuple[subprocess.P
     process = subprocess.Popen(
         [sys.executable, *arguments],
         cwd=ROOT,
-        env={**os.environ, **environ},
+        env={**os.environ, "GRIZZ_HISTORY_STORE": "memory", **environ},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

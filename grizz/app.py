@@ -16,6 +16,8 @@ from urllib.parse import urlsplit
 
 from grizz import __version__
 from grizz.config import Settings, UpstreamSettings, change
+from grizz.config.place import kept_in
+from grizz.durable import Durable
 from grizz.engine.compaction import Compactions
 from grizz.engine.engine import Engine
 from grizz.engine.fleet import Fleet
@@ -128,6 +130,7 @@ class App:
         """Build and start every part; returns the port.
 
         Raises:
+            ConfigError: a file that the settings name cannot be used.
             OSError: the address cannot be bound.
         """
         settings = self._settings
@@ -144,7 +147,9 @@ class App:
         )
         self.fleet = Fleet(members, self.metrics, self.names.resolve)
         self.scaled = Scaled(settings, self.metrics, self._tasks) if settings.redis.url else None
-        self.transport: Transport = self.scaled.transport if self.scaled else self._build_memory()
+        self.durable = await self._open_history()
+        memory = self._build_memory()
+        self.transport: Transport = self.scaled.transport if self.scaled else memory
         self.pool = self._build_pool()
         self.engine = self._build_engine()
         self.transport.connect(self.engine.home, self.pool)
@@ -154,6 +159,8 @@ class App:
         await self.transport.start()
         if self.scaled is not None:
             self.scaled.start()
+        if self.durable is not None:
+            await self.durable.join(self.engine, memory, self.pool.free)
         self.engine.start()
         self.pool.start()
         self._tasks.spawn(self._measure_lag(), name="measure loop lag")
@@ -279,6 +286,15 @@ class App:
         asks_openai = not (settings.upstreams or settings.upstream.base_url)
         return settings.upstream.model or (OPENAI_MODEL if asks_openai else "")
 
+    async def _open_history(self) -> Durable | None:
+        """The file of the history, if there is to be one."""
+        if kept_in(self._settings) != "sqlite":
+            return None
+        durable = await Durable.open(self._settings, self.metrics, self._tasks)
+        if durable is not None:
+            self._ends.append(durable.store.close)
+        return durable
+
     def _build_memory(self) -> MemoryTransport:
         settings = self._settings
         return MemoryTransport(
@@ -288,6 +304,7 @@ class App:
             max_attempts=settings.workers.max_attempts,
             max_wait_s=settings.queue.max_wait_s,
             tasks=self._tasks,
+            journal=self.durable.store.journal if self.durable else None,
         )
 
     def _build_pool(self) -> Pool:
@@ -311,7 +328,8 @@ class App:
     def _build_engine(self) -> Engine:
         settings = self._settings
         node = secrets.token_hex(4)
-        scaled = self.scaled
+        scaled, durable = self.scaled, self.durable
+        claims = scaled.claims if scaled else durable.store.claims if durable else None
         return Engine(
             node=(lambda: scaled.bus.node) if scaled else lambda: node,
             transport=self.transport,
@@ -324,20 +342,22 @@ class App:
             free_slots=lambda: self.pool.free,
             readers_per_response=settings.limits.readers_per_response,
             lease_s=settings.workers.lease_s,
-            keep_s=settings.history.keep_s,
+            keep_s=durable.use_counts_s if durable else settings.history.keep_s,
             compactions=Compactions(
                 settings.history.compaction_secret,
-                scaled.claims if scaled else None,
+                claims,
                 foreign=any(member.terms.api == "responses" for member in self.fleet.members),
             ),
-            once=Once(scaled.claims if scaled else None, settings.history.keep_s),
-            archive=scaled.archive if scaled else None,
+            once=Once(claims, settings.history.keep_s),
+            archive=scaled.archive if scaled else durable.store.archive if durable else None,
             shelf=self._build_shelf(),
         )
 
     def _build_shelf(self) -> Shelf:
         if self.scaled is not None:
             return self.scaled.shelf
+        if self.durable is not None:
+            return self.durable.store.shelf
         history = self._settings.history
         shelf = MemoryShelf(keep_s=history.keep_s, max_bytes=history.max_bytes)
         self.metrics.on_scrape(self.metrics.kept_bytes.labels("conversations"), lambda: shelf.bytes)

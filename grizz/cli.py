@@ -5,15 +5,16 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from grizz import __version__
 from grizz.config import SETTINGS, Loaded, Settings, load
+from grizz.config.place import kept_in, path_of
 from grizz.config.schema import NAME
 from grizz.config.settings import entry
 from grizz.core import api_keys
-from grizz.errors import ConfigError
+from grizz.errors import ConfigError, HistoryUnusable
 
 DEFAULT_FILE = Path("config.toml")
 
@@ -33,6 +34,7 @@ examples:
   python grizz.py --redis-url redis://127.0.0.1   one of several processes that share their work
   python grizz.py new-key alice                   an API key, and the lines that let it in
   python grizz.py dead-letters list               jobs that were given up; also: requeue, drop
+  python grizz.py history show                    what is kept of each user; also: export, delete
   python grizz.py --check-config                  show every setting, its value and where it came from
 
 Flags override GRIZZ_SECTION_KEY variables, those override OPENAI_API_KEY, OPENAI_BASE_URL and OPENAI_MODEL,
@@ -45,6 +47,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     if arguments[:1] == ["dead-letters"]:
         return _dead_letters(arguments[1:])
+    if arguments[:1] == ["history"]:
+        return _history(arguments[1:])
     if arguments[:1] == ["new-key"]:
         return _new_key(arguments[1:])
     options = vars(_parser().parse_args(arguments))
@@ -86,6 +90,25 @@ def _dead_letters(arguments: Sequence[str]) -> int:
     )
     dead_letters.add_arguments(parser)
     _add_flag(parser, "redis.url", "URL")
+    return _run_command(parser, arguments, dead_letters.run)
+
+
+def _history(arguments: Sequence[str]) -> int:
+    from grizz import user_history
+
+    parser = argparse.ArgumentParser(
+        prog="grizz history",
+        description="What is kept of each user: count it, write one user's as JSON lines, or delete it.",
+        allow_abbrev=False,
+    )
+    user_history.add_arguments(parser)
+    return _run_command(parser, arguments, user_history.run)
+
+
+def _run_command(
+    parser: argparse.ArgumentParser, arguments: Sequence[str], run: Callable[[Settings, argparse.Namespace], int]
+) -> int:
+    """Run a command that needs the settings."""
     _add_config(parser)
     options = parser.parse_args(arguments)
     try:
@@ -93,7 +116,7 @@ def _dead_letters(arguments: Sequence[str]) -> int:
     except ConfigError as error:
         print(_complaint(error), file=sys.stderr)
         return 2
-    return dead_letters.run(loaded.settings, options)
+    return run(loaded.settings, options)
 
 
 def _new_key(arguments: Sequence[str]) -> int:
@@ -146,7 +169,7 @@ def report(loaded: Loaded) -> str:
             if head == section:
                 lines.append(f"  {name:<{names}}  {value:<{values}}  {loaded.sources[key]}")
         lines.append("")
-    return "\n".join([*lines, f"upstream: {_upstream(loaded)}"])
+    return "\n".join([*lines, f"history: {_history_place(loaded.settings)}", f"upstream: {_upstream(loaded)}"])
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -206,6 +229,16 @@ def _complaint(error: ConfigError) -> str:
     lines = str(error).splitlines()
     count = "one problem" if len(lines) == 1 else f"{len(lines)} problems"
     return "\n".join([f"grizz: cannot start, {count} in the settings:", *lines])
+
+
+def _history_place(settings: Settings) -> str:
+    kept = kept_in(settings)
+    if kept != "sqlite":
+        return {"memory": "in memory, a restart loses it", "redis": "in the Redis"}[kept]
+    try:
+        return f"in {path_of(settings, os.environ)}"
+    except HistoryUnusable as error:
+        return f"in memory: {error}"
 
 
 def _upstream(loaded: Loaded) -> str:

@@ -2,11 +2,13 @@
 
 GrizzError
 ├── ConfigError            a setting is unknown or bad; the process does not start
+├── HistoryUnusable        the file that keeps the history cannot be used; says why
 ├── RequestError           the client's fault or the house's refusal; carries status and code
 ├── TransportError
 │   ├── QueueFull          the queue is at its bound; nothing was taken
 │   ├── LeaseLost          somebody else holds the job now: stop, say nothing more
 │   ├── TransportClosed    the transport is shutting down
+│   ├── ClaimsDown         who has a name that only one may have cannot be known now
 │   ├── RedisDown          the Redis cannot be asked now; what can be done without it goes on
 │   ├── ShelfDown          conversations cannot be read or written now
 │   └── ConversationLocked another turn of the conversation is under way
@@ -78,6 +80,10 @@ class ConfigError(GrizzError):
     """One or more settings are unknown or bad; the text names each, its value and what is allowed."""
 
 
+class HistoryUnusable(GrizzError):
+    """The file that keeps the history cannot be used: the text goes behind its name."""
+
+
 class RequestError(GrizzError):
     """A request is refused. Shown to the client as it is: never put a secret or a foreign id in it.
 
@@ -141,6 +147,10 @@ class LeaseLost(TransportError):
 
 class TransportClosed(TransportError):
     """The transport is shutting down."""
+
+
+class ClaimsDown(TransportError):
+    """Who has a name that only one may have cannot be known now."""
 
 
 class RedisDown(TransportError):

@@ -26,6 +26,8 @@ ROOT = Path(__file__).parent.parent
 # Tests must not depend on, nor spend, what the machine's owner has set.
 for name in [name for name in os.environ if name.startswith(("OPENAI_", "GRIZZ_"))]:
     del os.environ[name]
+# Nor leave a file in the home of who runs them: a test about the file says where it is. One with a Redis says so too.
+os.environ["GRIZZ_HISTORY_STORE"] = "memory"
 
 
 class Grizz:
@@ -48,6 +50,8 @@ async def running_grizz(environ: Mapping[str, str] | None = None, **overrides: o
     await demo.start()
     flags: dict[str, object] = {"server.port": 0, "server.drain_timeout_s": 0.2, "upstream.model": "grizz-demo"}
     flags |= {key.replace("__", "."): value for key, value in overrides.items()}
+    if "redis.url" not in flags:
+        flags.setdefault("history.store", "memory")
     environ = {"GRIZZ_UPSTREAM_BASE_URL": demo.url, "GRIZZ_UPSTREAM_API_KEY": "test", **(environ or {})}
     app = App(load(flags, environ, None).settings)
     try:

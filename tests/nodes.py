@@ -79,6 +79,7 @@ class Nodes:
         """Start one without waiting for it."""
         environ = {**os.environ, "GRIZZ_UPSTREAM_BASE_URL": self.demo.url, "GRIZZ_UPSTREAM_API_KEY": "test"}
         environ |= {"GRIZZ_UPSTREAM_MODEL": "grizz-demo", "GRIZZ_REDIS_URL": redis_url or self.redis_url}
+        environ["GRIZZ_HISTORY_STORE"] = "redis"
         environ |= {"GRIZZ_" + key.upper().replace("__", "_"): str(value) for key, value in settings.items()}
         log = self._directory / f"node-{len(self.all)}.log"
         with log.open("wb") as out:

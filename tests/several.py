@@ -86,6 +86,7 @@ async def running(upstreams: Mapping[str, Mapping[str, object]], **overrides: ob
             for key, value in settings.items():
                 environ[f"GRIZZ_UPSTREAMS_{name.upper()}_{key.upper()}"] = str(value)
         flags: dict[str, object] = {"server.port": 0, "server.drain_timeout_s": 0.2, "upstream.model": "grizz-demo"}
+        flags["history.store"] = "memory"
         flags |= {key.replace("__", "."): value for key, value in overrides.items()}
         app = App(load(flags, environ, None).settings)
         stack.push_async_callback(app.stop)

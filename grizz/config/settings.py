@@ -175,8 +175,17 @@ class ReplySettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HistorySettings:
-    """Stored responses, for previous_response_id and conversations."""
+    """Stored responses, for previous_response_id and conversations; in a file, unfinished ones too."""
 
+    store: str = setting(
+        "auto",
+        "where; auto is redis with redis.url, else sqlite, a file of this process alone, else memory",
+        choices=("auto", "memory", "redis", "sqlite"),
+    )
+    path: str = setting(
+        "", "that file; empty is grizz.db in systemd's StateDirectory, else ~/.local/state/grizz/grizz.db"
+    )
+    max_file_bytes: int = setting(GIB, "largest such file; the least recently used give way", low=MIB)
     keep_s: float = setting(float(DAY_S), "how long a response is stored")
     max_bytes: int = setting(256 * MIB, "memory for stored responses; the oldest give way", low=KIB)
     compaction_secret: str = setting(

@@ -357,6 +357,12 @@ def _conflicts(values: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], str
         yield ("replies.max_reply_bytes", "replies.max_bytes"), f"must not exceed replies.max_bytes, which is {most}"
     if values["server.tls_key_file"] and not values["server.tls_cert_file"]:
         yield ("server.tls_key_file", "server.tls_cert_file"), "is of no use without server.tls_cert_file"
+    store, shared = values["history.store"], bool(values["redis.url"])
+    if store == "redis" and not shared:
+        yield ("history.store", "redis.url"), "needs redis.url"
+    if store in ("memory", "sqlite") and shared:
+        why = "with redis.url the processes find each other's responses there; use auto or redis"
+        yield ("history.store", "redis.url"), why
     for key, value in values.items():
         if key.startswith("upstreams.") and key.endswith(".base_url") and not value:
             yield (key,), "a named upstream needs a base URL"

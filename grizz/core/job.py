@@ -24,6 +24,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
+# What begins anew, its home being gone, is numbered from a multiple of this: above all that was seen before.
+RESTART_STEP = 1_000_000
+
 
 class State(StrEnum):
     """Where a job is."""

@@ -77,11 +77,12 @@ class Ledger:
         """Jobs a worker holds."""
         return len(self._leased)
 
-    def put(self, job: Job, attempt: int = 0) -> None:
+    def put(self, job: Job, attempt: int = 0, *, bounded: bool = True) -> None:
         """Queue a new job.
 
         Args:
             attempt: attempts it had before it came here.
+            bounded: else it is taken whatever waits already.
 
         Raises:
             QueueFull: a bound is reached; nothing was taken.
@@ -89,9 +90,9 @@ class Ledger:
         """
         if job.id in self._entries:
             raise ValueError(f"job {job.id} is in the ledger already")
-        if self.queued >= self._max_jobs:
+        if bounded and self.queued >= self._max_jobs:
             raise QueueFull(f"{self.queued} jobs are waiting, which is the bound")
-        if self.queued and self._queued_bytes + job.size > self._max_bytes:
+        if bounded and self.queued and self._queued_bytes + job.size > self._max_bytes:
             raise QueueFull(f"the waiting jobs hold {self._queued_bytes} bytes; the bound is {self._max_bytes}")
         entry = _Entry(job, attempt=attempt, queued_at=job.accepted_at)
         self._entries[job.id] = entry

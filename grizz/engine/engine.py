@@ -245,7 +245,7 @@ class Engine:
             await self._stop_and_wait(found, Cause.DELETED)
             self.replies.remove(found)
             self.lookup.take_mirror(found.id)
-        self.lookup.delete(response_id, owner)
+        await self.lookup.delete(response_id, owner)
 
     def deleted_elsewhere(self, response_id: str, owner: str) -> None:
         """Another node deletes a response of that owner, of which there may be a copy here."""

@@ -101,7 +101,12 @@ class Turn:
     @property
     def continuable(self) -> bool:
         """May another turn follow?"""
-        return self.response["status"] in CONTINUABLE and not any(turn.gone for turn in self.lineage())
+        return self.response["status"] in CONTINUABLE and not self.is_torn
+
+    @property
+    def is_torn(self) -> bool:
+        """Was it, or an ancestor, dropped? Then only a part of the conversation is left."""
+        return any(turn.gone for turn in self.lineage())
 
     def context(self) -> list[Item]:
         """Everything said up to and including it, oldest first."""
@@ -169,6 +174,13 @@ class History:
         turn = self._turns.get(response_id)
         if turn is not None:
             self._drop(turn)
+
+    def forget_owner(self, owner: str) -> int:
+        """Drop every turn of one owner; how many there were."""
+        mine = [turn for turn in self._turns.values() if turn.owner == owner]
+        for turn in mine:
+            self._drop(turn)
+        return len(mine)
 
     def close(self, scope: Scope) -> None:
         """The connection is gone: drop what only it could continue, now and later."""

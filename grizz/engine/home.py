@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import functools
 import logging
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 import orjson
 
-from grizz.core.job import Delivery, Job
+from grizz.core.job import RESTART_STEP, Delivery, Job
 from grizz.engine.history import Turn
 from grizz.engine.ids import new_id
 from grizz.engine.lookup import Lookup
@@ -32,8 +32,8 @@ from grizz.transport.base import Cause
 
 log = logging.getLogger(__name__)
 
-# An attempt that must begin anew on another node is numbered from a multiple of this: above all that was seen before.
-RESTART_STEP = 1_000_000
+# What takes longer to store an answer does not hold up its end any more.
+_STORE_WITHIN_S = 2.0
 
 
 class Home:
@@ -50,7 +50,7 @@ class Home:
         self._pulse = pulse
         self._turns = turns
         self._metrics = metrics
-        # Responses whose end is not shown before their turn is in its conversation.
+        # Responses whose end is not shown before it is stored, and their turn in its conversation.
         self._ending: dict[str, Reply] = {}
         # What came while it was not known who speaks: for two seconds at most.
         self._held: list[tuple[str, Sequence[Event]]] = []
@@ -134,7 +134,9 @@ class Home:
         if reply.ended:  # its end was shown here already; its turn may have been late
             if work.request.conversation is not None:
                 self._turns.settle(reply, reply.response, lambda: None)
-            self._remember(reply, now)
+            if (turn := _turn_of(reply, reply.response, reply.last_seq)) is not None:
+                self._lookup.keep(turn, now)
+            reply.given, reply.parent, reply.scope = (), None, None
             return None
         self._replies.add(reply)
         self._turns.adopt(reply)
@@ -150,14 +152,6 @@ class Home:
         whole = reply.last_seq >= 0 or (log and log[0].type == "response.created")
         self._append(reply, [*(() if whole else _beginning(job, work)), *log], now)
         return job
-
-    def _remember(self, reply: Reply, now: float) -> None:
-        request = reply.request
-        scope = None if request.store else reply.scope
-        if request.store or scope is not None:
-            turn = Turn(reply.id, reply.owner, reply.parent, reply.given, reply.response, reply.last_seq, scope)
-            self._lookup.keep(turn, now)
-        reply.given, reply.parent, reply.scope = (), None, None
 
     def forget(self, job_id: str, node: str) -> None:
         """How it ended is not true any more: it runs again, at that node."""
@@ -193,31 +187,50 @@ class Home:
         if not events or reply.ended or reply.id in self._ending:
             return
         end = events[-1]
-        if not end.terminal or reply.request.conversation is None:
+        if not end.terminal:
             self._show(reply, events, now)
             return
+        response = orjson.loads(end.data)["response"]
+        turn = _turn_of(reply, response, end.seq)
+        talks = reply.request.conversation is not None
+        stored = self._lookup.settle(reply.id, reply.owner, turn, in_conversation=talks)
         if len(events) > 1:
             self._show(reply, events[:-1], now)
         self._ending[reply.id] = reply
-        shown = functools.partial(self._show_end, reply, end)
-        self._turns.settle(reply, orjson.loads(end.data)["response"], shown)
+        waits = {name for name, does in (("stored", stored is not None), ("talks", talks)) if does}
+        late = asyncio.get_running_loop().call_later(_STORE_WITHIN_S, self._show_end, reply, end, turn)
 
-    def _show_end(self, reply: Reply, end: Event) -> None:
-        """Its turn is where it belongs, or that takes too long."""
-        del self._ending[reply.id]
-        if self._replies.get(reply.id) is reply:  # nobody else speaks for it meanwhile
+        def done(name: str) -> None:
+            waits.discard(name)
+            if not waits:
+                late.cancel()
+                self._show_end(reply, end, turn)
+
+        if stored is not None:
+            stored.add_done_callback(lambda _: done("stored"))
+        if talks:
+            self._turns.settle(reply, response, lambda: done("talks"))
+        if not waits:
+            done("")
+
+    def _show_end(self, reply: Reply, end: Event, turn: Turn | None) -> None:
+        """All that it says is where it belongs, or that takes too long."""
+        # Unless it was shown; or nobody has the reply any more, or somebody else speaks for it.
+        if self._ending.pop(reply.id, None) is reply and self._replies.get(reply.id) is reply:
             self._show(reply, [end], _now())
+            self._settled(reply, turn, _now())
 
     def _show(self, reply: Reply, events: Sequence[Event], now: float) -> None:
         self._metrics.events.inc(len(events))
         self._replies.extend(reply, events, now)
-        if reply.ended:
-            self._settled(reply, now)
 
-    def _settled(self, reply: Reply, now: float) -> None:
+    def _settled(self, reply: Reply, turn: Turn | None, now: float) -> None:
         """A response has ended: remember the turn, count it, write the one line."""
         request, response = reply.request, reply.response
-        self._remember(reply, now)
+        if turn is not None:
+            turn.response = response  # one object for both
+            self._lookup.history.add(turn, now)
+        reply.given, reply.parent, reply.scope = (), None, None
         label = self._metrics.model(request.model)
         took = now - reply.created_at
         self._metrics.duration.labels(label).observe(took)
@@ -255,6 +268,14 @@ def _beginning(job: Job, work: Work) -> list[Event]:
     if two:
         composer.lifecycle(second, second)
     return composer.take()
+
+
+def _turn_of(reply: Reply, response: dict[str, Any], last_seq: int) -> Turn | None:
+    """What is remembered of a response: nothing, unless it is to be stored, or its connection may continue it."""
+    scope = None if reply.request.store else reply.scope
+    if not reply.request.store and scope is None:
+        return None
+    return Turn(reply.id, reply.owner, reply.parent, reply.given, response, last_seq, scope)
 
 
 def _new_reply(job: Job, work: Work, now: float) -> Reply:

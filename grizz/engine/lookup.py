@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Awaitable, Callable, Iterator
+from typing import Any
 
 from grizz.engine.history import History, Scope, Turn, read_turns
 from grizz.engine.peers import Peers
@@ -17,6 +18,8 @@ from grizz.transport.base import Archive
 # A finished response is stored together with others, a tenth of a second after its end.
 _STORE_LOOKS = 5
 _STORE_LOOK_S = 0.1
+# What a deletion is waited for.
+_DISCARD_S = 2.0
 # Look-ups elsewhere at a time.
 _MAX_LOOKUPS = 256
 _MAX_LOOKUPS_OF_OWNER = 32
@@ -27,7 +30,7 @@ class Lookup:
 
     Args:
         keep_s: seconds a stored response is kept after its last use.
-        archive: where finished responses are stored for every node, or None.
+        archive: where finished responses are stored for every node, or the next process, or None.
 
     Attributes:
         peers: the other nodes, or None.
@@ -68,15 +71,19 @@ class Lookup:
     async def find(self, response_id: str, owner: str) -> Reply | Turn | None:
         """A response that is no reply of this node: its turn, its mirror, its stored turn. Cancel-safe."""
         turn = self.history.find(response_id, owner, _now())
-        if turn is not None or self.peers is None:
+        if turn is not None or self._archive is None:
             return turn
         with self._looking_up(owner):
-            reply = await self.peers.find(response_id, owner, self._stored(response_id))
+            peers = self.peers
+            reply = None if peers is None else await peers.find(response_id, owner, self._stored(response_id))
             return reply or await self._fetch(response_id, owner)
 
     async def turn(self, response_id: str, owner: str, scope: Scope | None) -> Turn | None:
         """A finished turn that this owner (on this connection) may continue, wherever it was made. Cancel-safe."""
         turn = self.history.find(response_id, owner, _now(), scope)
+        if turn is not None and turn.scope is None and self._archive is not None and turn.is_torn:
+            self.history.forget(response_id)  # memory has lost an ancestor; the archive may have it
+            turn = None
         if turn is None and self._archive is not None:
             with self._looking_up(owner):
                 turn = await self._turn_elsewhere(response_id, owner)
@@ -92,7 +99,16 @@ class Lookup:
         """Remember a turn; a stored one for all nodes."""
         self.history.add(turn, now)
         if self._archive is not None and turn.scope is None:
-            self._archive.keep(turn.id, turn.to_wire())
+            self._archive.keep(turn.id, turn.owner, turn.to_wire())
+
+    def settle(
+        self, response_id: str, owner: str, turn: Turn | None, *, in_conversation: bool
+    ) -> asyncio.Future[Any] | None:
+        """A response ends, and this is its turn, if there is one: see `Archive.settle`."""
+        if self._archive is None:
+            return None
+        record = turn.to_wire() if turn is not None and turn.scope is None else None
+        return self._archive.settle(response_id, owner, record, in_conversation=in_conversation)
 
     def forget(self, response_id: str) -> None:
         """Drop a turn here and where all nodes find it."""
@@ -100,11 +116,21 @@ class Lookup:
         if self._archive is not None:
             self._archive.discard(response_id)
 
-    def delete(self, response_id: str, owner: str) -> None:
-        """Drop a turn everywhere: other nodes may have a copy, or be about to store it."""
+    async def delete(self, response_id: str, owner: str) -> None:
+        """Drop a turn everywhere: other nodes may have a copy, or be about to store it. Cancel-safe: it goes on.
+
+        Raises:
+            RequestError: 503, what is stored could not be deleted.
+        """
         if self.peers is not None:
             self.peers.deleted(response_id, owner)
-        self.forget(response_id)
+        self.history.forget(response_id)
+        done = None if self._archive is None else self._archive.discard(response_id)
+        if done is not None:
+            await asyncio.wait([done], timeout=_DISCARD_S)
+            if not done.done() or done.exception() is not None:
+                text = f"Response with id '{response_id}' could not be deleted; try again."
+                raise RequestError(503, Code.OVERLOADED, text, retry_after_s=1.0)
 
     def deleted_elsewhere(self, response_id: str) -> None:
         """Another node deletes it; what is stored, it removes itself."""

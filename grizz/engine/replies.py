@@ -108,6 +108,10 @@ class Replies:
         """Every reply without a terminal event, as of now."""
         return iter(list(self._running.values()))
 
+    def of(self, owner: str) -> list[Reply]:
+        """All of one owner's, as of now."""
+        return [reply for kept in (self._running, self._ended) for reply in kept.values() if reply.owner == owner]
+
     def _stopped_running(self, reply: Reply) -> None:
         del self._running[reply.id]
         if not self._running:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from grizz.core.job import Delivery
+from grizz.core.job import RESTART_STEP, Delivery
 from grizz.engine.fleet import Fleet
 from grizz.engine.flusher import Flusher
 from grizz.engine.ids import noise
@@ -243,7 +243,7 @@ class Run:
     async def _ending(self) -> Ending:
         """Stream, and say how the response ends."""
         try:
-            if self.delivery.attempt == 1:
+            if self.delivery.attempt == 1 and self.delivery.job.next_seq < RESTART_STEP:  # else that was said already
                 self._composer.lifecycle("in_progress", "in_progress")
                 self._publish()
             ending = await self._tries().answer()

@@ -62,6 +62,7 @@ REDIS_COMMANDS = (
 )
 REDIS_ERRORS = ("down", "full", "quota", "login", "lost", "command", "message", "overflow")
 REDIS_BREAKERS = ("down", "quota", "login", "lost")
+HISTORY_ERRORS = ("write", "read", "overflow")
 RESUMES = ("ok", "gap", "expired", "unknown")
 
 _FIRST_TOKEN = (0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1, 1.5, 2, 3, 5, 8, 13, 20, 30, 60)
@@ -134,6 +135,7 @@ class Metrics:
             version, platform.python_version(), aiohttp.__version__, mode
         ).set(1)
         self.redis = RedisMetrics(self.registry, self._gauge, self._counter)
+        self.history = HistoryMetrics(self._gauge, self._counter)
         self._rendering = asyncio.Lock()
         self._on_scrape: list[tuple[Gauge, Callable[[], float]]] = []
 
@@ -270,6 +272,24 @@ class Metrics:
         for values in _product(list(labels.values())):
             histogram.labels(*values)
         return histogram
+
+
+class HistoryMetrics:
+    """What the file of the history counts; all zero without one.
+
+    Attributes:
+        counted: how many commits the counter has.
+    """
+
+    def __init__(self, gauge: Callable[..., Gauge], counter: Callable[..., Counter]) -> None:
+        self.counted = 0
+        self.commits = counter("grizz_history_commits_total", "Transactions written to the history's file.")
+        self.errors = counter(
+            "grizz_history_errors_total", "What the history's file did not take or give.", kind=HISTORY_ERRORS
+        )
+        self.bytes = gauge("grizz_history_file_bytes", "What of the history's file is in use.")
+        self.waiting = gauge("grizz_history_waiting_bytes", "What waits to be written to it.")
+        self.up = gauge("grizz_history_up", "1 while the history is kept in a file.")
 
 
 class RedisMetrics:

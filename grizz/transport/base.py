@@ -13,6 +13,7 @@ Times are seconds of the event loop's clock.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum, StrEnum
@@ -212,6 +213,26 @@ class Transport(Protocol):
         """
 
 
+class Journal(Protocol):
+    """Where a process alone writes its jobs down, so that the next one on this machine goes on with them."""
+
+    async def accepted(self, job: Job, attempt: int) -> None:
+        """Write a new job down; returns when it stands there, or cannot. A cancelled call writes it all the same.
+
+        Args:
+            attempt: deliveries that it had, the one included that is about to begin.
+        """
+
+    def begun(self, delivery: Delivery) -> None:
+        """A worker begins. Never waits."""
+
+    def over(self, job_id: str) -> None:
+        """Forget it, if it is there. Never waits."""
+
+    def left(self, jobs: Sequence[tuple[Job, int]]) -> list[str]:
+        """This process ends; which of these jobs, each with its deliveries so far, the next one finds. Never waits."""
+
+
 # Between nodes. A process alone has none of it.
 
 Part = dict[str, Any]
@@ -258,10 +279,27 @@ class Bus(Protocol):
 
 
 class Archive(Protocol):
-    """Finished responses where every node finds them. What it loses when it is unreachable is only ever a copy."""
+    """Finished responses where every node, or the next process, finds them.
 
-    def keep(self, response_id: str, record: bytes) -> None:
+    What it loses when it is unreachable is only ever a copy.
+    """
+
+    def keep(self, response_id: str, owner: str, record: bytes) -> None:
         """Store one. Never waits."""
+
+    def settle(
+        self, response_id: str, owner: str, record: bytes | None, *, in_conversation: bool = False
+    ) -> asyncio.Future[Any] | None:
+        """A response of this process ends: store it, or, without a record, see that nothing of it stays. Never waits.
+
+        Args:
+            in_conversation: it is a conversation's turn, and what that comes to (`Shelf.append`, `Shelf.release`) is
+                called right after.
+
+        Returns:
+            None: its end may be told at once. Else what is done, in whatever way, when it may be: an end that was
+            told must not be taken back by a crash.
+        """
 
     async def fetch(self, response_ids: Sequence[str]) -> dict[str, bytes]:
         """Those that are there; none when the store cannot be asked. Waits two seconds at most. Cancel-safe."""
@@ -269,18 +307,22 @@ class Archive(Protocol):
     def touch(self, response_ids: Sequence[str]) -> None:
         """They are in use: keep them longer. Never waits."""
 
-    def discard(self, response_id: str, *, stored: bool = True) -> None:
-        """Forget one; not `stored`: another node removes what is stored. Never waits."""
+    def discard(self, response_id: str, *, stored: bool = True) -> asyncio.Future[Any] | None:
+        """Forget one; not `stored`: another node removes what is stored. Never waits.
+
+        Returns:
+            None: that is as good as done. Else what is done when no crash can bring it back.
+        """
 
 
 class Claims(Protocol):
-    """Names that only one of all nodes may have at a time."""
+    """Names that only one may have at a time, of all nodes, or of this one now and after a restart."""
 
     async def claim(self, name: str, value: str, keep_s: float) -> str | None:
         """Take a name for `keep_s` seconds; None when it is this node's now, else the value of who has it.
 
         Raises:
-            RedisDown: it cannot be known now.
+            ClaimsDown: it cannot be known now.
 
         Waits four seconds at most. A cancelled call may have taken it.
         """

@@ -1,4 +1,4 @@
-"""The transport of one process: the ledger plus wake-ups. Nothing here survives the process."""
+"""The transport of one process: the ledger plus wake-ups. What survives the process stands in its journal, if any."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from grizz.core.ledger import Ledger
 from grizz.errors import TransportClosed
 from grizz.protocol.events import Event
 from grizz.tasks import TaskOwner
-from grizz.transport.base import Cause, Depth, Found, Home, Workers
+from grizz.transport.base import Cause, Depth, Found, Home, Journal, Workers
 
 
 class MemoryTransport:
@@ -24,6 +24,7 @@ class MemoryTransport:
         max_attempts: deliveries of one job at most.
         max_wait_s: seconds a job may wait for a worker.
         tasks: owns the supervisor.
+        journal: where jobs are written down for the next process, or None.
     """
 
     def __init__(
@@ -35,6 +36,7 @@ class MemoryTransport:
         max_attempts: int,
         max_wait_s: float,
         tasks: TaskOwner,
+        journal: Journal | None = None,
     ) -> None:
         self._ledger = Ledger(
             max_jobs=max_jobs, max_bytes=max_bytes, lease_s=lease_s, new_token=lambda: secrets.token_hex(8)
@@ -43,6 +45,7 @@ class MemoryTransport:
         self._max_attempts = max_attempts
         self._max_wait_s = max_wait_s
         self._tasks = tasks
+        self._journal = journal
         self._ready = asyncio.Event()
         self._closed = False
         self._home: Home
@@ -71,6 +74,17 @@ class MemoryTransport:
             raise TransportClosed("the transport is closed")
         self._ledger.put(job)
         self._ready.set()
+        if self._journal is not None:
+            await self._journal.accepted(job, int(self._ledger.waiting <= self._workers.free))
+
+    def resume(self, job: Job, attempt: int) -> None:
+        """Queue a job that the process before left in the journal; it was accepted, so no bound refuses it now.
+
+        Args:
+            attempt: deliveries that it had.
+        """
+        self._ledger.put(job, attempt, bounded=False)
+        self._ready.set()
 
     async def lease(self) -> Delivery:
         """See `Transport.lease`."""
@@ -79,6 +93,8 @@ class MemoryTransport:
                 raise TransportClosed("the transport is closed")
             delivery = self._ledger.lease(self._now())
             if delivery is not None:
+                if self._journal is not None:
+                    self._journal.begun(delivery)
                 return delivery
             self._ready.clear()
             await self._ready.wait()
@@ -95,6 +111,7 @@ class MemoryTransport:
     async def ack(self, delivery: Delivery) -> None:
         """See `Transport.ack`."""
         self._ledger.ack(delivery)
+        self._over(delivery.job.id)
 
     async def nack(self, delivery: Delivery) -> None:
         """See `Transport.nack`."""
@@ -141,8 +158,17 @@ class MemoryTransport:
         """See `Transport.leave`: there are no others."""
 
     async def hand_over(self) -> list[str]:
-        """See `Transport.hand_over`: nobody is there to take anything."""
-        return []
+        """See `Transport.hand_over`: what stands in the journal is for the next process; this is no attempt."""
+        if self._journal is None:
+            return []
+        await self.close()  # nobody begins what is left
+        jobs = [(job, attempt, self._ledger.holder(job.id)) for job, attempt in self._ledger.jobs()]
+        left = self._journal.left([(job, attempt - (holder is not None)) for job, attempt, holder in jobs])
+        safe = set(left)
+        for job, _, holder in jobs:
+            if holder is not None and job.id in safe:
+                self._workers.abandon(holder)
+        return left
 
     def sweep(self) -> None:
         """Take back what expired, end what waited too long. Called by the supervisor."""
@@ -152,14 +178,21 @@ class MemoryTransport:
         for job in self._ledger.overdue(now - self._max_wait_s):
             self._ledger.withdraw(job.id)
             self._home.overdue(job)
+            self._over(job.id)
 
     def _lost(self, delivery: Delivery) -> None:
         if delivery.attempt >= self._max_attempts:
             self._ledger.bury(delivery)
             self._home.buried(delivery)
+            self._over(delivery.job.id)
         else:
             self._ledger.nack(delivery, self._home.interrupted(delivery), self._now())
             self._ready.set()
+
+    def _over(self, job_id: str) -> None:
+        """Its response has ended, and was settled with that; or nobody has it any more."""
+        if self._journal is not None:
+            self._journal.over(job_id)
 
     async def _supervise(self) -> None:
         every_s = min(self._lease_s / 4, 1.0)

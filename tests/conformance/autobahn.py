@@ -95,6 +95,7 @@ def serving(*command: str) -> Iterator[str]:
     arguments = ["--demo", "--port", "0", "--log-format", "text"]
     # The largest message of the cases has exactly 16 MiB, which is one byte more than the default takes.
     environ = {**os.environ, "GRIZZ_SERVER_MAX_MESSAGE_BYTES": "17MiB", "GRIZZ_SERVER_DRAIN_TIMEOUT_S": "0.2"}
+    environ["GRIZZ_HISTORY_STORE"] = "memory"
     with tempfile.TemporaryFile("w+") as log:
         process = subprocess.Popen([sys.executable, *command, *arguments], stderr=log, cwd=ROOT, env=environ)
         try:

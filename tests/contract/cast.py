@@ -6,6 +6,7 @@ import asyncio
 import dataclasses
 import secrets
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from grizz.config.redis_url import parse_redis_url
 from grizz.core.budget import Thrift
@@ -23,6 +24,7 @@ from grizz.transport.redis.keys import GROUP, Keys
 from grizz.transport.redis.link import Link
 from grizz.transport.redis.parts import transport_of
 from grizz.transport.redis.record import Codec
+from grizz.transport.sqlite.store import Store, open_store
 from tests.redis_servers import RedisServer
 
 LEASE_S = 0.2
@@ -153,6 +155,16 @@ class Elsewhere:
 
     def depth(self) -> Depth:
         return self.home.transport.depth()
+
+
+async def a_store(directory: Path, *, keep_s: float = 60.0, max_bytes: int = 64 << 20) -> Store:
+    """A store on a file in that directory, which writes; the caller closes it."""
+    metrics = Metrics(version="test", mode="memory", models=[], upstreams=["test"]).history
+    codec = Codec(pack=lambda p: p, unpack=lambda p: p, may_keep=lambda p: True)
+    path = directory / "state" / "grizz.db"
+    store = await open_store(path, codec=codec, metrics=metrics, keep_s=keep_s, max_bytes=max_bytes)
+    store.start()
+    return store
 
 
 def stored(server: RedisServer) -> dict[str, object]:

@@ -259,7 +259,7 @@ async def test_thirty_jobs_leave_nothing_but_their_history(
                     await asyncio.sleep(0.01)
                     elsewhere.publish(delivery, [event(first + 1, END)])
                     await elsewhere.ack(delivery)
-                    elsewhere.home.archive.keep(delivery.job.id, b"{}")
+                    elsewhere.home.archive.keep(delivery.job.id, "me", b"{}")
             finally:
                 told.free += 1
 

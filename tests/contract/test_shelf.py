@@ -7,6 +7,7 @@ import itertools
 import random
 import secrets
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,16 +18,21 @@ from grizz.transport import shelf as port
 from grizz.transport.redis.shelf import RedisShelf
 from grizz.transport.shelf import Conversation, Shelf, Wanted
 from grizz.transport.shelf_memory import MemoryShelf
-from tests.contract.cast import KEYS, LEASE_S, Node
+from tests.contract.cast import KEYS, LEASE_S, Node, a_store
 from tests.redis_servers import RedisServer
 
 KEEP_S = 60.0
 
 
-@pytest.fixture(params=["memory", "redis"])
-async def shelf(request: pytest.FixtureRequest) -> AsyncIterator[Shelf]:
+@pytest.fixture(params=["memory", "redis", "sqlite"])
+async def shelf(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Shelf]:
     if request.param == "memory":
         yield MemoryShelf(keep_s=KEEP_S, max_bytes=1 << 20)
+        return
+    if request.param == "sqlite":
+        store = await a_store(tmp_path, keep_s=KEEP_S)
+        yield store.shelf
+        await store.close()
         return
     tasks = TaskOwner("contract")
     node = Node(request.getfixturevalue("redis_server"), tasks, 0, 3, LEASE_S)
@@ -273,7 +279,7 @@ async def test_all_of_an_owner_is_exported_and_deleted_and_nobody_elses(shelf: S
 async def test_beyond_the_bound_an_owners_least_recently_used_goes(
     shelf: Shelf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in ("grizz.transport.shelf_memory", "grizz.transport.redis.shelf"):
+    for module in ("grizz.transport.shelf_memory", "grizz.transport.redis.shelf", "grizz.transport.sqlite.shelf"):
         monkeypatch.setattr(f"{module}.MAX_OF_OWNER", 3)
     assert port.MAX_OF_OWNER == 10_000
     names = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import sys
 from asyncio.subprocess import PIPE, STDOUT
@@ -21,7 +22,8 @@ pytestmark = pytest.mark.timeout(120)
 async def dead_letters(redis: RedisServer, status: int, *arguments: str) -> str:
     """Run the command as an operator does; everything it printed."""
     command = [sys.executable, str(ROOT / "grizz.py"), "dead-letters", *arguments, "--redis-url", redis.url]
-    process = await asyncio.create_subprocess_exec(*command, stdout=PIPE, stderr=STDOUT)
+    environ = {**os.environ, "GRIZZ_HISTORY_STORE": "redis"}
+    process = await asyncio.create_subprocess_exec(*command, stdout=PIPE, stderr=STDOUT, env=environ)
     printed, _ = await process.communicate()
     assert process.returncode == status, printed.decode()
     return printed.decode()

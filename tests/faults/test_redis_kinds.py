@@ -86,7 +86,7 @@ async def dead_letters(url: str, *arguments: str) -> str:
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, str(ROOT / "grizz.py"), "dead-letters", *arguments),
         stdout=asyncio.subprocess.PIPE,
-        env={**os.environ, "GRIZZ_REDIS_URL": url},
+        env={**os.environ, "GRIZZ_REDIS_URL": url, "GRIZZ_HISTORY_STORE": "redis"},
     )
     async with asyncio.timeout(10):
         out, _ = await process.communicate()

@@ -40,10 +40,15 @@ class RedisArchive:
         self._chores = chores
         chores.keep_s = keep_s
 
-    def keep(self, response_id: str, record: bytes) -> None:
-        """See `Archive.keep`."""
+    def keep(self, response_id: str, owner: str, record: bytes) -> None:
+        """See `Archive.keep`; the record names the owner."""
         if len(record) <= _MAX_BYTES:
             self._chores.store(bucket_of(response_id), response_id, record)
+
+    def settle(self, response_id: str, owner: str, record: bytes | None, *, in_conversation: bool = False) -> None:
+        """See `Archive.settle`: a command for each end would cost more than the rare answer that runs once more."""
+        if record is not None:
+            self.keep(response_id, owner, record)
 
     async def fetch(self, response_ids: Sequence[str]) -> dict[str, bytes]:
         """See `Archive.fetch`."""

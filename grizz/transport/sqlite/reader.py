@@ -1,0 +1,54 @@
+"""The one thread that reads the file, over a connection of its own: it sees what is committed, and blocks no writer."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TypeVar
+
+from grizz.transport.sqlite.file import connect_reader
+
+T = TypeVar("T")
+
+_WITHIN_S = 2.0
+
+
+class Reader:
+    """Reads, one question after the other."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="grizz history reader")
+        self._db: sqlite3.Connection | None = None
+
+    def __repr__(self) -> str:
+        return f"<Reader {self._path}{'' if self._db is None else ', open'}>"
+
+    async def ask(self, question: Callable[[sqlite3.Connection], T]) -> T:
+        """What `question` finds; it is called in the reader's thread. Cancel-safe.
+
+        Raises:
+            sqlite3.Error: it cannot be read.
+            TimeoutError: not within two seconds.
+        """
+
+        def read() -> T:
+            if self._db is None:
+                self._db = connect_reader(self._path)
+            return question(self._db)
+
+        async with asyncio.timeout(_WITHIN_S):
+            return await asyncio.get_running_loop().run_in_executor(self._thread, read)
+
+    async def close(self) -> None:
+        """Close the connection, behind what is being read."""
+
+        def close() -> None:
+            if self._db is not None:
+                self._db.close()
+
+        await asyncio.get_running_loop().run_in_executor(self._thread, close)
+        self._thread.shutdown(wait=False)
