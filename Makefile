@@ -6,22 +6,29 @@ PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11 python3
 BIN := .venv/bin
 RUN := .venv/.run
 DEV := .venv/.dev
+LOCAL := .venv/.local
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help venv run test lint fmt bench cost kills autobahn fuzz config lock clean edges chaos
+.PHONY: help venv run run-local test test-local lint fmt bench cost kills autobahn fuzz config lock clean edges chaos codex
 
 help: ## show this list
 	@echo 'Grizz streams AI answers. To try it without any key: make run ARGS=--demo'
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
 
 venv: $(RUN) ## create .venv with what running needs
 
 run: $(RUN) ## start the server; flags in ARGS, as in make run ARGS="--demo --port 0"
 	@$(BIN)/python grizz.py $(ARGS)
 
+run-local: $(LOCAL) ## start it with a small real model on this machine (130 MB); ARGS="--model-file FILE.gguf" for another
+	@$(BIN)/python grizz.py --local $(ARGS)
+
 test: $(DEV) ## run the tests; TESTS="tests/unit -k config" runs some of them
 	@$(BIN)/python -m pytest -q -n 4 --dist worksteal $(TESTS)
+
+test-local: $(DEV) $(LOCAL) ## run the tests that need a real local model
+	@$(BIN)/python -m pytest -q -m local_model $(TESTS)
 
 lint: $(DEV) ## check format, style, types and the direction of imports
 	@$(BIN)/python -m ruff format --check .
@@ -48,6 +55,9 @@ kills: $(DEV) ## kill processes a hundred times under load; nothing may be lost
 autobahn: $(DEV) ## run all of Autobahn's WebSocket cases against this server
 	@$(BIN)/python -m tests.conformance.autobahn $(ARGS)
 
+codex: $(DEV) ## run the Codex CLI from npm against this server (400 MB, once)
+	@E2E_CODEX=1 $(BIN)/python -m pytest -q tests/e2e/test_codex.py $(ARGS)
+
 fuzz: $(DEV) ## send random input to all that parses; FUZZ_EXAMPLES=5000 per property
 	@FUZZ_EXAMPLES=$${FUZZ_EXAMPLES:-1000} $(BIN)/python -m pytest -q -n 4 --dist worksteal tests/fuzz $(ARGS)
 
@@ -57,14 +67,16 @@ chaos: $(DEV) ## hurt it in every way while answers stream; nothing may be lost,
 config: $(RUN) ## write config.toml anew from the declared settings
 	@$(BIN)/python -c 'from grizz.config import default_toml; print(end=default_toml())' > config.toml
 
-# The same pins in both files; for every platform, so that no machine needs a file of its own.
-COMPILE := uv pip compile pyproject.toml --quiet --no-config --universal --python-version 3.11 \
+# The same pins in the first two files; for every platform, so that no machine needs a file of its own.
+COMPILE := uv pip compile --quiet --no-config --universal --python-version 3.11 \
 	--generate-hashes --no-header --no-annotate --no-emit-index-url --no-emit-find-links
 
-lock: ## pin the newest allowed versions in requirements*.lock (needs uv)
+lock: ## pin the newest allowed versions in all requirements*.lock (needs uv)
 	@command -v uv >/dev/null || { echo 'make lock needs uv: pip install uv' >&2; exit 1; }
-	@$(COMPILE) --upgrade --output-file requirements.lock
-	@$(COMPILE) --upgrade --extra dev --constraint requirements.lock --output-file requirements-dev.lock
+	@$(COMPILE) pyproject.toml --upgrade --output-file requirements.lock
+	@$(COMPILE) pyproject.toml --upgrade --extra dev --constraint requirements.lock --output-file requirements-dev.lock
+	@cd tests/e2e/python && $(COMPILE) requirements.in --upgrade --output-file requirements.lock
+	@$(COMPILE) requirements-local.in --upgrade --no-deps --output-file requirements-local.lock
 
 clean: ## remove .venv, caches and build output
 	@rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
@@ -82,9 +94,11 @@ $(BIN)/python:
 
 # Only ready-made packages where the server runs; a few tools for tests come as plain Python source.
 $(RUN): INSTALL_FLAGS := --only-binary :all:
+$(LOCAL): INSTALL_FLAGS := --only-binary :all: --no-deps
 $(RUN): requirements.lock
 $(DEV): requirements-dev.lock
-$(RUN) $(DEV): | $(BIN)/python
+$(LOCAL): requirements-local.lock | $(RUN)
+$(RUN) $(DEV) $(LOCAL): | $(BIN)/python
 	@echo 'Installing $< into .venv'
 	@if command -v uv >/dev/null; then \
 		uv pip install --quiet --python $(BIN)/python --require-hashes $(INSTALL_FLAGS) -r $<; \

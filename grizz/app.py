@@ -40,6 +40,7 @@ from grizz.transport.memory import MemoryTransport
 from grizz.transport.shelf import Shelf
 from grizz.transport.shelf_memory import MemoryShelf
 from grizz.upstream.demo import DemoServer
+from grizz.upstream.local import LocalServer
 from grizz.upstream.openai import OpenAIUpstream
 from grizz.web.server import Server
 from grizz.web.tls import tls_context
@@ -49,6 +50,8 @@ log = logging.getLogger(__name__)
 OPENAI_URL = "https://api.openai.com/v1"
 DEMO_MODEL = "grizz-demo"
 OPENAI_MODEL = "gpt-5-mini"
+# A large model on a small machine takes long to load, and who started it wants it waited for.
+_LOCAL_LOADING_S = 300.0
 _LAG_EVERY_S = 0.1
 
 
@@ -123,6 +126,7 @@ class App:
         self._tasks = TaskOwner("grizz", self._unhandled)
         self._runs = TaskOwner("worker", self._unhandled)
         self._demo: DemoServer | None = None
+        self._local: LocalServer | None = None
         self._ends: list[Callable[[], Coroutine[Any, Any, Any]]] = []
         self.model_name = ""
 
@@ -138,7 +142,7 @@ class App:
         members = await self._open_upstreams()
         self.names = Names(settings.models, settings.keys)
         self.models = Models(members, self._default_model(), self.names)
-        model = await self.models.default()
+        model = await self.models.default(waits=False)
         self.metrics = Metrics(
             version=__version__,
             mode="redis" if settings.redis.url else "memory",
@@ -232,8 +236,10 @@ class App:
             await end()
 
     async def _open_upstreams(self) -> list[Member]:
-        """The demo model alone, the named upstreams, or the one of [upstream]; the best first."""
+        """The demo or local model alone, the named upstreams, or the one of [upstream]; the best first."""
         settings = self._settings
+        if settings.local.enabled:
+            return [self._open_local()]
         if settings.uses_demo:
             self._demo = DemoServer(tokens_per_second=settings.demo.tokens_per_second)
             await self._demo.start()
@@ -249,6 +255,22 @@ class App:
             return [self._open_upstream(host or "upstream", alone, named=False)]
         by_priority = sorted(settings.upstreams.items(), key=lambda item: item[1].priority)
         return [self._open_upstream(name, one, named=True) for name, one in by_priority]
+
+    def _open_local(self) -> Member:
+        local = self._settings.local
+        self._local = LocalServer(
+            self._tasks, model_file=local.model_file, context=local.context_tokens, threads=local.threads
+        )
+        self._local.start()
+        self._ends.append(self._local.stop)
+        loading_s = max(_LOCAL_LOADING_S, self._settings.upstream.loading_timeout_s)
+        upstream = replace(
+            self._settings.upstream,
+            base_url=self._local.url,
+            api_key=self._local.api_key,
+            loading_timeout_s=loading_s,
+        )
+        return self._open_upstream("local", upstream, named=False)
 
     def _open_upstream(self, name: str, settings: UpstreamSettings, *, named: bool) -> Member:
         upstream = OpenAIUpstream(
@@ -268,6 +290,7 @@ class App:
             ),
             max_retries=settings.max_retries,
             first_token_timeout_s=settings.first_token_timeout_s,
+            loading_timeout_s=settings.loading_timeout_s,
             max_tokens_field=settings.max_tokens_field,
             developer_role=settings.developer_role,
             breaker_failures=settings.breaker_failures,
@@ -281,6 +304,8 @@ class App:
     def _default_model(self) -> str:
         """The configured model; else one that is known to be there; else "", and the upstream's first is taken."""
         settings = self._settings
+        if self._local is not None:
+            return self._local.model
         if settings.uses_demo:
             return DEMO_MODEL
         asks_openai = not (settings.upstreams or settings.upstream.base_url)

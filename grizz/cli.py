@@ -21,18 +21,26 @@ DEFAULT_FILE = Path("config.toml")
 # Heading → the settings that have a flag there, each with what stands for its value in the help.
 GROUPS = {
     "listening": {"server.host": "ADDRESS", "server.port": "PORT", "server.allow_anonymous": ""},
-    "answering": {"demo.enabled": "", "redis.url": "URL", "server.drain_timeout_s": "SECONDS"},
+    "answering": {
+        "demo.enabled": "",
+        "local.enabled": "",
+        "local.model_file": "FILE",
+        "redis.url": "URL",
+        "server.drain_timeout_s": "SECONDS",
+    },
     "logging": {"log.level": "LEVEL", "log.format": "FORMAT"},
 }
 
 EXAMPLES = """\
 examples:
   python grizz.py --demo                          try it: no key and no other service needed
+  python grizz.py --local                         a small real model on this machine; first: make run-local
   OPENAI_API_KEY=... python grizz.py              answers by OpenAI
   OPENAI_BASE_URL=http://127.0.0.1:11434/v1 python grizz.py
                                                   answers by any compatible server, here a local one
   python grizz.py --redis-url redis://127.0.0.1   one of several processes that share their work
   python grizz.py new-key alice                   an API key, and the lines that let it in
+  python grizz.py doctor                          checks it all, and says what to do; costs a few tokens
   python grizz.py dead-letters list               jobs that were given up; also: requeue, drop
   python grizz.py history show                    what is kept of each user; also: export, delete
   python grizz.py --check-config                  show every setting, its value and where it came from
@@ -49,6 +57,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _dead_letters(arguments[1:])
     if arguments[:1] == ["history"]:
         return _history(arguments[1:])
+    if arguments[:1] == ["doctor"]:
+        return _doctor(arguments[1:])
     if arguments[:1] == ["new-key"]:
         return _new_key(arguments[1:])
     options = vars(_parser().parse_args(arguments))
@@ -117,6 +127,29 @@ def _run_command(
         print(_complaint(error), file=sys.stderr)
         return 2
     return run(loaded.settings, options)
+
+
+def _doctor(arguments: Sequence[str]) -> int:
+    from grizz import doctor
+
+    parser = argparse.ArgumentParser(
+        prog="grizz doctor",
+        description="Looks at an installation as it would run with these settings, and says what to do.",
+        epilog="Asks each model server for a few words, which costs a few tokens. Exit status: 0, or 1 if one is bad.",
+        allow_abbrev=False,
+    )
+    doctor.add_arguments(parser)
+    for settings in GROUPS.values():
+        for key, metavar in settings.items():
+            _add_flag(parser, key, metavar)
+    _add_config(parser)
+    options = parser.parse_args(arguments)
+    try:
+        loaded = _load(vars(options))
+    except ConfigError as error:
+        print(_complaint(error), file=sys.stderr)
+        return 2
+    return doctor.run(loaded, options)
 
 
 def _new_key(arguments: Sequence[str]) -> int:
@@ -243,6 +276,8 @@ def _history_place(settings: Settings) -> str:
 
 def _upstream(loaded: Loaded) -> str:
     settings = loaded.settings
+    if settings.local.enabled:
+        return "a local model (local.enabled)"
     if settings.demo.enabled:
         return "the demo model (demo.enabled)"
     if settings.uses_demo:

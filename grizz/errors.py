@@ -174,6 +174,7 @@ class UpstreamError(GrizzError):
         retryable: whether another try may succeed; only used before the first delta.
         retry_after_s: what the upstream asked for, in seconds, or None.
         upstream: its name, as on metrics; "" where it is not known, or when none was asked.
+        unready: it has begun nothing: nobody listens there (yet), or it says 503, as while it loads its model.
     """
 
     def __init__(
@@ -185,6 +186,7 @@ class UpstreamError(GrizzError):
         retryable: bool = False,
         retry_after_s: float | None = None,
         upstream: str = "",
+        unready: bool = False,
     ) -> None:
         super().__init__(message)
         self.code = code
@@ -193,3 +195,4 @@ class UpstreamError(GrizzError):
         self.retryable = retryable
         self.retry_after_s = retry_after_s
         self.upstream = upstream
+        self.unready = unready

@@ -52,6 +52,12 @@ def _do(people: People, options: argparse.Namespace) -> int:
     if options.action == "show":
         _show(people, as_json=options.json)
         return 0
+    if options.user not in (known := [one.owner for one in people.counts()]):
+        like = [name for name in known if name.partition(":")[2] == options.user]
+        hint = f"; did you mean {' or '.join(like)}?" if like else ""
+        print(f"grizz: nothing is kept of {options.user!r}{hint}", file=sys.stderr)
+        if options.action == "export" or like:
+            return 1
     if options.action == "export":
         out = sys.stdout.buffer
         for one in people.export(options.user):

@@ -37,9 +37,9 @@ class Node:
         """What it has written."""
         return self._log.read_text()
 
-    async def ready(self) -> None:
+    async def ready(self, within_s: float = 20) -> None:
         """Wait until it listens."""
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(within_s):
             while (match := re.search(r"url=(http://\S+?)/(\s|$)", self.log)) is None:
                 assert self.popen.poll() is None, self.log
                 await asyncio.sleep(0.02)

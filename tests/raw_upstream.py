@@ -30,9 +30,11 @@ END = chunk(finish_reason="stop") + b"data: [DONE]\n\n"
 
 
 class Call:
-    """One request that arrived. `number` counts all, `of_connection` those on its connection, both from 1."""
+    """One request that arrived. `number` counts all, `of_connection` those on its connection, both from 1;
+    `head` is what came before its body."""
 
-    def __init__(self, writer: asyncio.StreamWriter, number: int, of_connection: int) -> None:
+    def __init__(self, writer: asyncio.StreamWriter, number: int, of_connection: int, head: str = "") -> None:
+        self.head = head
         self.number = number
         self.of_connection = of_connection
         self._writer = writer
@@ -52,6 +54,10 @@ class Call:
         await self.part(ROLE + word(text) + END)
         await self.raw(b"0\r\n\r\n")
 
+    async def late(self) -> None:
+        """An answer of one who came late."""
+        await self.answer("late")
+
     async def status(self, line: str, body: bytes = b"", *headers: str) -> None:
         """An answer without a stream; the connection stays open."""
         head = [f"HTTP/1.1 {line}", "Content-Type: application/json", f"Content-Length: {len(body)}", *headers]
@@ -63,9 +69,10 @@ class Call:
 
 
 class RawUpstream:
-    """Counts what comes; `behave` answers each chat request."""
+    """Counts what comes; `behave` answers each chat request, or with `every` each request."""
 
-    def __init__(self, behave: Callable[[Call], Awaitable[None]]) -> None:
+    def __init__(self, behave: Callable[[Call], Awaitable[None]], *, every: bool = False) -> None:
+        self._every = every
         self.requests = 0
         self.connections = 0
         self.open = 0
@@ -87,19 +94,21 @@ class RawUpstream:
                 head = await reader.readuntil(b"\r\n\r\n")
                 sizes = [line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:")]
                 await reader.readexactly(int(sizes[0].split(b":")[1]) if sizes else 0)
-                if not head.startswith(b"POST "):
+                if not (self._every or head.startswith(b"POST ")):
                     await Call(writer, 0, 0).status("404 Not Found")
                     continue
                 self.requests += 1
                 of_connection += 1
-                await self._behave(Call(writer, self.requests, of_connection))
+                await self._behave(Call(writer, self.requests, of_connection, head.decode()))
         writer.close()
 
 
 @asynccontextmanager
-async def raw_upstream(behave: Callable[[Call], Awaitable[None]]) -> AsyncIterator[tuple[RawUpstream, str]]:
+async def raw_upstream(
+    behave: Callable[[Call], Awaitable[None]], *, port: int = 0, every: bool = False
+) -> AsyncIterator[tuple[RawUpstream, str]]:
     """Listen; gives the server and its base URL."""
-    upstream = RawUpstream(behave)
+    upstream = RawUpstream(behave, every=every)
     tasks: set[asyncio.Task[None]] = set()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -113,7 +122,7 @@ async def raw_upstream(behave: Callable[[Call], Awaitable[None]]) -> AsyncIterat
         finally:
             tasks.discard(task)
 
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    server = await asyncio.start_server(serve, "127.0.0.1", port)
     try:
         yield upstream, f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
     finally:

@@ -40,7 +40,7 @@ class House:
     async def start(self, **settings: object) -> Node:
         """Start the next process and wait for it; settings are `section__key=value`."""
         self.launch(**settings)
-        await self.node.ready()
+        await self.node.ready(within_s=90)
         return self.node
 
     def launch(self, **settings: object) -> None:

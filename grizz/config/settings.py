@@ -144,6 +144,9 @@ class UpstreamSettings:
     max_retries: int = setting(2, "tries after the first one; only before the first word of an answer", high=10)
     connect_timeout_s: float = setting(5.0, "longest time to connect", low=0.1)
     first_token_timeout_s: float = setting(60.0, "longest time to the first word of an answer", low=0.1)
+    loading_timeout_s: float = setting(
+        30.0, "how long jobs wait for one that says 503, as while it loads its model, before they fail"
+    )
     idle_timeout_s: float = setting(60.0, "longest silence before and within an answer", low=0.1)
     max_connections: int = setting(1000, "most requests to it at the same time", low=1, high=100_000)
     breaker_failures: int = setting(10, "failures in a row, within a minute, after which it rests", low=1)
@@ -237,6 +240,16 @@ class DemoSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LocalSettings:
+    """A model on this machine, in a process that Grizz starts and ends; `make run-local` has what it needs."""
+
+    enabled: bool = setting(False, "let a local model answer, whatever upstreams are set", flag="--local")
+    model_file: str = setting("", "GGUF file of the local model; empty is a very small one", flag="--model-file")
+    context_tokens: int = setting(4096, "how long a conversation with it may become", low=256, high=1 << 20)
+    threads: int = setting(0, "threads that compute; 0 takes half of the cores", high=1024)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """Every setting. `Settings()` is all defaults; only what `load` returns has been validated."""
 
@@ -252,12 +265,15 @@ class Settings:
     log: LogSettings = LogSettings()
     redis: RedisSettings = RedisSettings()
     demo: DemoSettings = DemoSettings()
+    local: LocalSettings = LocalSettings()
     upstreams: Mapping[str, UpstreamSettings] = field(default_factory=dict)
     keys: Mapping[str, KeySettings] = field(default_factory=dict)
 
     @property
     def uses_demo(self) -> bool:
         """Whether the demo model answers: on demand, or because there is nothing else to ask."""
+        if self.local.enabled:
+            return False
         return self.demo.enabled or not (self.upstreams or self.upstream.api_key or self.upstream.base_url)
 
     @property

@@ -355,6 +355,8 @@ def _conflicts(values: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], str
     if values["replies.max_reply_bytes"] > values["replies.max_bytes"]:
         most = SETTINGS["replies.max_bytes"].render(values["replies.max_bytes"])
         yield ("replies.max_reply_bytes", "replies.max_bytes"), f"must not exceed replies.max_bytes, which is {most}"
+    if values["demo.enabled"] and values["local.enabled"]:
+        yield ("local.enabled", "demo.enabled"), "the demo model and a local one cannot both answer; choose one"
     if values["server.tls_key_file"] and not values["server.tls_cert_file"]:
         yield ("server.tls_key_file", "server.tls_cert_file"), "is of no use without server.tls_cert_file"
     store, shared = values["history.store"], bool(values["redis.url"])

@@ -119,8 +119,12 @@ class Breaker:
         if self._concerns(era) and self._state is Circuit.HALF_OPEN:
             self._state = Circuit.OPEN
 
-    def failed(self, now: float, era: int | None = None) -> None:
-        """What was tried failed."""
+    def failed(self, now: float, era: int | None = None, *, at_most_s: float = math.inf) -> None:
+        """What was tried failed.
+
+        Args:
+            at_most_s: the longest wait for a failure that costs nobody anything; such waits do not grow others.
+        """
         if not self._concerns(era):
             return
         self._failed_at.append(now)
@@ -132,8 +136,8 @@ class Breaker:
             if now - self._changed_at >= self._settle_s:
                 self._waits = 0
         # A float has no room for 2 to the power of 1024: the waits of some hours.
-        span = min(self._longest_s, self._first_s * 2.0 ** min(self._waits, 64))
-        self._waits += 1
+        span = min(self._longest_s, self._first_s * 2.0 ** min(self._waits, 64), max(at_most_s, self._first_s))
+        self._waits += at_most_s == math.inf
         self._state = Circuit.OPEN
         self._era += 1
         self._changed_at = now

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from grizz.core.breaker import Circuit
-from grizz.engine.member import PAUSE_PATIENCE_S, Member
+from grizz.engine.member import PAUSE_PATIENCE_S, UNREADY_REST_S, Member
 from grizz.errors import Code, UpstreamError
 from grizz.telemetry.metrics import RETRY_REASONS, Metrics
 
@@ -51,11 +51,15 @@ class Ask:
     error: UpstreamError | None = None
     failed_at: tuple[Member, str] | None = None  # where the last try failed, and its result
 
-    def may_try(self, member: Member) -> bool:
-        """Has it the model, and a try left? A first one at each upstream is free, all repeats share one count."""
+    def may_try(self, member: Member, now: float) -> bool:
+        """Has it the model, and a try left? A first one at each upstream is free, all repeats share one count.
+
+        Those at an upstream that is not ready are free, too, while jobs wait for it: they begin nothing.
+        """
         if member.name in self.given_up or not member.has(self.model):
             return False
-        return member.name not in self.tries or self.repeats < member.terms.max_retries
+        spent = member.name in self.tries and self.repeats >= member.terms.max_retries
+        return not spent or member.loading_left_s(now) > 0
 
     def failed(self, member: Member, error: UpstreamError, now: float) -> None:
         """A try failed, and another one is wanted."""
@@ -120,7 +124,7 @@ class Fleet:
         """
         while True:
             now = _now()
-            left = [member for member in self.members if ask.may_try(member)]
+            left = [member for member in self.members if ask.may_try(member, now)]
             if ask.error is not None and (not left or now >= ask.deadline):
                 raise ask.error
             if not left:
@@ -141,7 +145,7 @@ class Fleet:
         member.taken = self._taken
         if ask.failed_at is not None:
             self._count_again(ask, *ask.failed_at, member)
-        if member.name in ask.tries:
+        if member.name in ask.tries and not member.loading_left_s(now):
             ask.repeats += 1
         ask.tries[member.name] = ask.tries.get(member.name, 0) + 1
         ask.blocked_since = None
@@ -153,7 +157,8 @@ class Fleet:
             reason = result.split("_")[0]
             reason = reason if reason in RETRY_REASONS else "5xx"
             self._metrics.upstream_retries.labels(member.name, reason).inc()
-            log.info("upstream is tried again", extra=extra)
+            if not member.loading_left_s(_now()):
+                log.info("upstream is tried again", extra=extra)
         else:
             self._metrics.upstream_failovers.labels(failed.name).inc()
             log.warning("another upstream is tried", extra=extra)
@@ -222,6 +227,8 @@ class Fleet:
 
     def opened(self, trial: Trial) -> None:
         """Its stream has opened; no word has come yet."""
+        if trial.member.ready():
+            log.info("upstream is ready", extra={"upstream": trial.member.name})
         breaker = trial.member.breaker
         if breaker.state is Circuit.HALF_OPEN and breaker.era == trial.era:
             trial.member.promised(trial.sent_at)
@@ -250,9 +257,10 @@ class Fleet:
         self._count(trial, error.result)
         if error.retry_after_s and error.retryable:
             member.pause(error.retry_after_s, now)
+        is_news = member.unready(error, now) if error.unready else member.ready()
         if error.result in FAULTS or trial.silent:
             with self._watching(member):
-                member.breaker.failed(now, trial.era)
+                member.breaker.failed(now, trial.era, at_most_s=UNREADY_REST_S if error.unready else math.inf)
         elif error.result in _ALIVE:
             with self._watching(member):
                 member.breaker.answered(now, trial.era)
@@ -262,7 +270,10 @@ class Fleet:
         if operators and now - member.complained_at >= _COMPLAIN_EVERY_S:
             member.complained_at = now
             log.error("upstream refuses this server's key", extra={"upstream": member.name, "result": error.result})
-        elif error.result == "connect":
+        elif error.unready and is_news:
+            extra = {"upstream": member.name, "err": error.message, "wait_s": member.loading_left_s(now)}
+            log.warning("upstream is not ready, jobs wait for it", extra=extra)
+        elif error.result == "connect" and not error.unready:
             log.warning("upstream cannot be used", extra={"upstream": member.name, "err": _deepest(error)})
         return member.named(error)
 
@@ -289,7 +300,7 @@ class Fleet:
         change, self._change = self._change, asyncio.Event()
         change.set()
         extra: dict[str, object] = {"upstream": member.name}
-        if state is Circuit.OPEN:
+        if state is Circuit.OPEN and not member.loading_left_s(_now()):
             rest_s = member.breaker.wait_s(_now())
             log.warning(
                 "upstream rests", extra={**extra, "rest_s": round(rest_s, 1), "failures": member.breaker.failures}

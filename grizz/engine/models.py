@@ -16,6 +16,7 @@ log = logging.getLogger(__name__)
 
 _KEEP_S = 60.0
 _KEEP_FAILURE_S = 5.0
+_KEEP_UNREADY_S = 0.3
 
 Listed = list[dict[str, Any]]
 
@@ -34,14 +35,30 @@ class Models:
         self._lists = [_List(member) for member in members]
         self._default = default
 
-    async def default(self, key: str = "") -> str:
+    async def default(self, key: str = "", *, waits: bool = True) -> str:
         """The model that answers when that API key names none; "" when there is none to be found.
 
         All upstreams are asked at the same time, and none is waited for once a better one has said. While there is no
         default this takes as long as the slowest, and then nothing for `_KEEP_FAILURE_S`.
 
+        Args:
+            waits: for upstreams that are not ready, as long as a job would.
+
         Cancel-safe.
         """
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        await self._find_default()
+        while (
+            waits
+            and not self.names.default(key, self._default)
+            and loop.time() - began < max(one.patience_s for one in self._lists)
+        ):
+            await asyncio.sleep(_KEEP_UNREADY_S)
+            await self._find_default()
+        return self.names.default(key, self._default)
+
+    async def _find_default(self) -> None:
         if not self._default:
             async with asyncio.TaskGroup() as group:
                 asking = [group.create_task(one.get(), name=f"models of {one.owner}") for one in self._lists]
@@ -51,7 +68,6 @@ class Models:
                         break
                 for task in asking:
                     task.cancel()
-        return self.names.default(key, self._default)
 
     async def list(self, key: str = "") -> Listed:
         """Every model that this API key may ask for, under the name to ask for, of the best upstream that has it.
@@ -85,6 +101,7 @@ class _List:
         self._fixed = bool(member.terms.models)  # the operator has said which; the API need not be asked
         self._good_until = 0.0
         self._asking = asyncio.Lock()
+        self.patience_s = 0.0  # how long a job would wait for it
 
     @property
     def owner(self) -> str:
@@ -99,10 +116,13 @@ class _List:
                 try:
                     self._listed = await self._member.upstream.models()
                     self._good_until = loop.time() + _KEEP_S
+                    self.patience_s = 0.0
                 except UpstreamError as error:
                     extra = {"upstream": self._member.name, "err": error.message}
-                    log.warning("the models of an upstream are unknown", extra=extra)
-                    self._good_until = loop.time() + _KEEP_FAILURE_S
+                    if not (error.unready and self.patience_s):  # said once, while it is waited for
+                        log.warning("the models of an upstream are unknown", extra=extra)
+                    self.patience_s = self._member.patience_s(error) if error.unready else 0.0
+                    self._good_until = loop.time() + (_KEEP_UNREADY_S if error.unready else _KEEP_FAILURE_S)
         return self._listed
 
 

@@ -73,7 +73,7 @@ class Origins:
             return await self._in_conversation(request, owner, scope, response_id, deadline)
         request = dataclasses.replace(request, input=tuple(with_ids(request.input, new_id)))
         parent = await self._parent(request, owner, scope, deadline)
-        before = [] if parent is None else [*await self._before(parent, owner), *parent.context()]
+        before = await self._before(parent, owner)
         return Origin(request, parent, before, self._resolve(request.input, owner, scope, ()))
 
     async def read(self, request: Request, owner: str, deadline: float) -> Origin:
@@ -128,8 +128,13 @@ class Origins:
         running = self._reply(previous, owner)
         raise _no_parent(previous, " has not ended yet" if running is not None and not running.ended else " not found")
 
-    async def _before(self, parent: Turn, owner: str) -> list[Item]:
-        """What had been said in the conversation in which a chain of responses began, if it began in one."""
+    async def _before(self, parent: Turn | None, owner: str) -> list[Item]:
+        """All that was said up to a turn, and in the conversation in which its chain of responses began, if in one."""
+        if parent is None:
+            return []
+        return [*await self._before_chain(parent, owner), *parent.context()]
+
+    async def _before_chain(self, parent: Turn, owner: str) -> list[Item]:
         root = parent.lineage()[0]
         named = root.response.get("conversation")
         if not named:

@@ -6,7 +6,7 @@ ours to say. All else that the client asked for goes on as it came.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 from grizz.protocol.items import Item
@@ -41,11 +41,17 @@ def _item(item: Item) -> Item:
     kind = item["type"]
     if kind == "message":
         role = item["role"]
-        own = () if role == "assistant" else ("id", "status")
-        kept = {key: value for key, value in item.items() if key not in own and value is not None}
+        kept = _kept(item, () if role == "assistant" else ("id", "status"))
         return {**kept, "content": [_part(part, role) for part in item["content"]]}
-    own = ("id", "status") if kind in _OF_CLIENTS else ()
-    return {key: value for key, value in item.items() if key not in own and value is not None}
+    return _kept(item, ("id", "status") if kind in _OF_CLIENTS else ())
+
+
+def _kept(item: Item, own: Collection[str]) -> Item:
+    return {
+        key: value
+        for key, value in item.items()
+        if key not in own and not key.startswith("grizz_") and value is not None
+    }
 
 
 def _part(part: dict[str, Any], role: str) -> dict[str, Any]:

@@ -7,7 +7,9 @@ tokens that costs as much as the reading itself (measured in docs/architecture.m
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+import contextlib
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextvars import ContextVar
 from typing import Self
 
 import aiohttp
@@ -21,6 +23,18 @@ _MAX_ERROR = 64 * 1024
 _OF_WIRE = (b"content-encoding", b"content-length", b"transfer-encoding")
 # After a standstill of the process timers may run before what came meanwhile is read: seconds it gets then.
 _GRACE_S = 0.1
+# A variable of the task: the openai package lies between who asks for it and the transport.
+_fresh: ContextVar[bool] = ContextVar("fresh", default=False)
+
+
+@contextlib.contextmanager
+def fresh_connection() -> Iterator[None]:
+    """Requests of this task that are sent inside get a connection of their own, never a pooled one."""
+    token = _fresh.set(True)
+    try:
+        yield
+    finally:
+        _fresh.reset(token)
 
 
 class AiohttpTransport(httpx2.AsyncBaseTransport):
@@ -32,14 +46,14 @@ class AiohttpTransport(httpx2.AsyncBaseTransport):
     Args:
         connect_timeout_s: seconds to a connection.
         idle_timeout_s: seconds to the headers, and between two reads.
-        max_connections: open at a time.
+        max_connections: open at a time; fresh ones are counted apart.
     """
 
     def __init__(self, *, connect_timeout_s: float, idle_timeout_s: float, max_connections: int) -> None:
         self._timeout = aiohttp.ClientTimeout(sock_connect=connect_timeout_s, sock_read=idle_timeout_s)
         self._max_connections = max_connections
         self._ssl = httpx2.create_ssl_context()
-        self._session: aiohttp.ClientSession | None = None
+        self._sessions: dict[bool, aiohttp.ClientSession] = {}
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         """Send it, and return once the headers are there.
@@ -49,7 +63,7 @@ class AiohttpTransport(httpx2.AsyncBaseTransport):
 
         Cancel-safe: a cancelled caller leaves no connection behind.
         """
-        response = await self._opened().request(
+        response = await self._opened(_fresh.get()).request(
             request.method,
             str(request.url),
             headers=request.headers,
@@ -64,18 +78,20 @@ class AiohttpTransport(httpx2.AsyncBaseTransport):
         extensions = {"aiohttp": response}
         return httpx2.Response(response.status, headers=headers, stream=_Stream(response), extensions=extensions)
 
-    def _opened(self) -> aiohttp.ClientSession:
+    def _opened(self, fresh: bool) -> aiohttp.ClientSession:
         # Late, since a session belongs to the loop that runs when it is made.
-        if self._session is None:
-            connector = aiohttp.TCPConnector(limit=self._max_connections, keepalive_timeout=30.0, ssl=self._ssl)
+        if (session := self._sessions.get(fresh)) is None:
+            keeping = {"force_close": True} if fresh else {"keepalive_timeout": 30.0}
+            connector = aiohttp.TCPConnector(limit=self._max_connections, ssl=self._ssl, **keeping)
             jar = aiohttp.DummyCookieJar()
-            self._session = aiohttp.ClientSession(connector=connector, cookie_jar=jar, trust_env=True)
-        return self._session
+            session = aiohttp.ClientSession(connector=connector, cookie_jar=jar, trust_env=True)
+            self._sessions[fresh] = session
+        return session
 
     async def aclose(self) -> None:
         """Close pooled connections."""
-        if self._session is not None:
-            await self._session.close()
+        for session in self._sessions.values():
+            await session.close()
 
 
 class _Stream(httpx2.AsyncByteStream):

@@ -8,6 +8,7 @@ alone knows whether a client has seen anything yet.
 from __future__ import annotations
 
 import asyncio
+import errno
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, closing
 from typing import Any, Literal
@@ -19,7 +20,7 @@ from openai import AsyncAPIResponse, AsyncOpenAI, DefaultAsyncHttpxClient
 
 from grizz.errors import Code, UpstreamError
 from grizz.upstream.base import Chunks
-from grizz.upstream.http import AiohttpTransport, Body
+from grizz.upstream.http import AiohttpTransport, Body, fresh_connection
 from grizz.upstream.retry_after import retry_after_s
 
 # Within so many seconds of sending, a connection that breaks before any answer was a pooled one that the server had
@@ -129,7 +130,8 @@ class OpenAIUpstream:
         except aiohttp.ClientError as error:
             if not _was_dropped(error) or loop.time() - sent_at > _STALE_S or not may_resend():
                 raise
-        return await stack.enter_async_context(self._create(body))
+        with fresh_connection():  # others in the pool may have been dropped as well
+            return await stack.enter_async_context(self._create(body))
 
     def _create(self, body: dict[str, Any]) -> AbstractAsyncContextManager[AsyncAPIResponse[Any]]:
         # `extra_body` goes as it is, and over the rest. As an argument each message would be matched with the package's
@@ -185,7 +187,9 @@ class OpenAIUpstream:
             text = "the upstream could not be reached"
         else:
             text = "the upstream dropped the connection"
-        return UpstreamError(Code.SERVER_ERROR, text, result=result, retryable=True)
+        return UpstreamError(
+            Code.SERVER_ERROR, text, result=result, retryable=True, unready=any(map(_is_refusal, causes))
+        )
 
 
 class _Translating:
@@ -226,6 +230,11 @@ def _any(causes: list[BaseException], *kinds: type[BaseException]) -> bool:
     return any(isinstance(cause, kinds) for cause in causes)
 
 
+def _is_refusal(error: BaseException) -> bool:
+    """Does nobody listen there?"""
+    return isinstance(error, OSError) and error.errno == errno.ECONNREFUSED
+
+
 def _was_dropped(error: BaseException) -> bool:
     """Did a connection that stood break before there was an answer?"""
     causes = list(_causes(error))
@@ -243,7 +252,9 @@ def _of_status(error: openai.APIStatusError) -> UpstreamError:
             return UpstreamError(Code.INSUFFICIENT_QUOTA, said, result="429")
         return UpstreamError(Code.RATE_LIMIT, said, result="429", retryable=True, retry_after_s=pause_s)
     if status in (408, 409) or status >= 500:
-        return UpstreamError(Code.SERVER_ERROR, said, result="5xx", retryable=True, retry_after_s=pause_s)
+        return UpstreamError(
+            Code.SERVER_ERROR, said, result="5xx", retryable=True, retry_after_s=pause_s, unready=status == 503
+        )
     result = str(status) if status in (401, 403, 404) else "400"
     if error.code == "context_length_exceeded" or "maximum context length" in text.lower():
         return UpstreamError(Code.CONTEXT_LENGTH, text or said, result=result)

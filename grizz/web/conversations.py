@@ -18,6 +18,7 @@ from grizz.web.auth import Door, Identity
 from grizz.web.errors import json_response
 from grizz.web.handlers import Handler, Handlers
 from grizz.web.limits import Limits
+from grizz.web.paging import bounds
 from grizz.web.watchdog import Watchdog
 
 _METADATA = re.compile(r"metadata\[(.{1,64})\]\Z", re.DOTALL)
@@ -140,13 +141,8 @@ def _paging(request: web.Request) -> tuple[str | None, int, bool]:
     Raises:
         RequestError: 400.
     """
-    order = request.query.get("order", "desc")
-    if order not in ("asc", "desc"):
-        raise RequestError(400, Code.INVALID_VALUE, "'order' must be asc or desc.", param="order")
-    limit = request.query.get("limit", "20")
-    if not limit.isdecimal() or len(limit) > 3 or not 1 <= int(limit) <= 100:
-        raise RequestError(400, Code.INVALID_VALUE, "'limit' must be a whole number from 1 to 100.", param="limit")
-    return request.query.get("after") or None, int(limit), order == "desc"
+    limit, newest_first = bounds(request.query)
+    return request.query.get("after") or None, limit, newest_first
 
 
 def _wanted_metadata(request: web.Request) -> dict[str, str]:

@@ -107,13 +107,6 @@ class Server:
             models=self._models.list,
             request_timeout_s=self._settings.server.request_timeout_s,
         )
-        conversations = ConversationApi(
-            self._engine.conversations,
-            door=self._door,
-            limits=self._limits,
-            watchdog=self._watchdog,
-            request_timeout_s=self._settings.server.request_timeout_s,
-        )
         completions = Completions(
             engine=self._engine,
             door=self._door,
@@ -123,10 +116,17 @@ class Server:
             lost=lambda request, tell: self._gate.lost(request, tell),
             request_timeout_s=self._settings.server.request_timeout_s,
         )
+        conversations = ConversationApi(
+            self._engine.conversations,
+            door=self._door,
+            limits=self._limits,
+            watchdog=self._watchdog,
+            request_timeout_s=self._settings.server.request_timeout_s,
+        )
         routes = [
             *api.routes(),
-            *conversations.routes(),
             *completions.routes(),
+            *conversations.routes(),
             *Sessions(self._door).routes(),
             *Pages(self._door, self._page_info).routes(),
             web.get("/livez", self._livez),

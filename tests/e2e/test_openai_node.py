@@ -2,60 +2,29 @@
 
 from __future__ import annotations
 
-import asyncio
-import hashlib
-import json
-import shutil
-import subprocess
-import tempfile
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import Grizz
+from tests.e2e.scripts import result_of
 from tests.player import numbers
 
-HERE = Path(__file__).parent / "node"
 
-pytestmark = [
-    pytest.mark.skipif(not (shutil.which("node") and shutil.which("npm")), reason="node and npm are not installed"),
-    pytest.mark.timeout(300),
-]
-
-
-@pytest.fixture(scope="session")
-def node_folder() -> Path:
-    """The packages, installed once for each version of package.json, outside the tree."""
-    files = ["package.json", "package-lock.json"]
-    digest = hashlib.sha256(b"".join((HERE / name).read_bytes() for name in files)).hexdigest()[:16]
-    folder = Path(tempfile.gettempdir()) / f"grizz-e2e-node-{digest}"
-    folder.mkdir(exist_ok=True)
-    for name in files:
-        shutil.copy(HERE / name, folder / name)
-    if not (folder / "node_modules" / ".done").exists():
-        subprocess.run(
-            ["npm", "ci", "--no-audit", "--no-fund", "--ignore-scripts"], cwd=folder, check=True, capture_output=True
-        )
-        (folder / "node_modules" / ".done").touch()
-    shutil.copy(HERE / "client.mjs", folder / "client.mjs")
-    return folder
-
-
-async def test_create_stream_resume_websocket_and_attach_work_from_node(grizz: Grizz, node_folder: Path) -> None:
-    process = await asyncio.create_subprocess_exec(
-        "node",
-        "client.mjs",
-        f"{grizz.url}/v1",
-        cwd=node_folder,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
-    out, err = await process.communicate()
-    assert process.returncode == 0, err.decode()
-    assert json.loads(out) == {
+@pytest.mark.timeout(300)
+async def test_everything_that_the_package_can_do_works_from_node(grizz: Grizz, node_clients: Path) -> None:
+    assert await result_of("node", "openai.mjs", f"{grizz.url}/v1", cwd=node_clients) == {
         "create": numbers(20),
         "helper": numbers(30),
         "resume": True,
+        "background": numbers(25),
+        "helperResume": numbers(25),
+        "parsed": {"name": "Alice", "age": 1},
+        "cancelled": "cancelled",
+        "deleted": [404, "response_not_found"],
+        "attachments": "an image (image/gif, 37 bytes) and a file (a.pdf)",
+        "items": ["input_text"] * 4 + ["input_text,input_image,input_file"],
+        "models": ["grizz-demo"],
         "turns": ["one", "two"],
         "attached": "grizz:attached",
         "dropped": numbers(60),

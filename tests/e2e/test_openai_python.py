@@ -6,11 +6,14 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
+import aiohttp
 import openai
 import pytest
 from openai import AsyncOpenAI
+from pydantic import BaseModel
 
 from tests import grammar
+from tests.conformance.flows import PDF, PIXEL
 from tests.conftest import Grizz
 from tests.player import TERMINAL, numbers
 
@@ -21,6 +24,13 @@ WEATHER: Any = {
     "strict": False,
     "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
 }
+
+
+class Person(BaseModel):
+    """Somebody."""
+
+    name: str
+    age: int
 
 
 @pytest.fixture
@@ -85,6 +95,112 @@ async def test_retrieve_cancel_delete_and_input_items_work(client: AsyncOpenAI) 
     await client.responses.delete(started.id)
     with pytest.raises(openai.NotFoundError):
         await client.responses.retrieve(started.id)
+
+
+async def test_a_background_response_is_polled_to_its_end(client: AsyncOpenAI) -> None:
+    response = await client.responses.create(model="grizz-demo", input="[[words:12]] [[rate:60]]", background=True)
+    statuses = [response.status]
+    async with asyncio.timeout(20):
+        while response.status in ("queued", "in_progress"):
+            response = await client.responses.retrieve(response.id)
+            statuses.append(response.status)
+    assert "in_progress" in statuses
+    assert (response.status, response.output_text, response.background) == ("completed", numbers(12), True)
+
+
+async def test_a_background_stream_that_was_left_goes_on_where_it_was(client: AsyncOpenAI) -> None:
+    seen: list[Any] = []
+    stream = await client.responses.create(
+        model="grizz-demo", input="[[words:40]] [[rate:100]]", background=True, stream=True
+    )
+    async with stream:
+        async for event in stream:
+            seen.append(event)
+            if len(seen) == 9:
+                break
+    rest = await client.responses.retrieve(seen[0].response.id, stream=True, starting_after=seen[-1].sequence_number)
+    seen += [event async for event in rest]
+    grammar.check([event.to_dict() for event in seen])
+    assert text_of(seen) == numbers(40)
+
+
+async def test_the_stream_helper_takes_up_a_response_by_its_id(client: AsyncOpenAI) -> None:
+    begun = await client.responses.create(model="grizz-demo", input="[[words:30]] [[rate:200]]", background=True)
+    async with client.responses.stream(response_id=begun.id, starting_after=6) as stream:
+        numbered = [event.sequence_number async for event in stream]
+        final = await stream.get_final_response()
+    assert min(numbered) == 7
+    assert final.output_text == numbers(30)
+
+
+async def test_a_running_response_is_cancelled_and_its_stream_ends(client: AsyncOpenAI) -> None:
+    stream = await client.responses.create(model="grizz-demo", input="[[words:9]] [[stall:3]]", stream=True)
+    events: list[Any] = []
+    async for event in stream:
+        events.append(event)
+        if event.type == "response.output_text.delta":
+            await client.responses.cancel(events[0].response.id)
+    assert (events[-1].type, events[-1].response.status) == ("response.incomplete", "cancelled")
+
+
+async def test_structured_output_is_parsed_whole_and_streamed(client: AsyncOpenAI) -> None:
+    parsed = await client.responses.parse(model="grizz-demo", input="Who is Alice?", text_format=Person)
+    assert parsed.output_parsed == Person(name="Alice", age=1)
+    async with client.responses.stream(model="grizz-demo", input="Who is Alice?", text_format=Person) as stream:
+        async for _ in stream:
+            pass
+        assert (await stream.get_final_response()).output_parsed == Person(name="Alice", age=1)
+
+
+async def test_a_parsed_tool_gets_its_arguments_as_an_object(client: AsyncOpenAI) -> None:
+    tool: Any = openai.pydantic_function_tool(Person, name="introduce", description="Introduce somebody")
+    flat: Any = {"type": "function", **tool["function"]}
+    response = await client.responses.parse(model="grizz-demo", input="Please introduce Alice.", tools=[flat])
+    call = response.output[0]
+    assert call.type == "function_call"
+    assert call.parsed_arguments == {"name": "Alice", "age": 1} or call.parsed_arguments == Person(name="Alice", age=1)
+
+
+async def test_images_and_files_reach_the_model_as_they_are_and_are_not_fetched(
+    client: AsyncOpenAI, grizz: Grizz
+) -> None:
+    elsewhere = "https://files.example.invalid/picture.png"
+    content: Any = [
+        {"type": "input_text", "text": "What are these?"},
+        {"type": "input_image", "image_url": PIXEL, "detail": "low"},
+        {"type": "input_image", "image_url": elsewhere},
+        {"type": "input_file", "filename": "a.pdf", "file_data": PDF},
+    ]
+    response = await client.responses.create(model="grizz-demo", input=[{"role": "user", "content": content}])
+    assert f"an image (image/gif, 37 bytes), an image at {elsewhere} and a file (a.pdf)" in response.output_text
+    assert grizz.demo.last_request["messages"][0]["content"] == [
+        {"type": "text", "text": "What are these?"},
+        {"type": "image_url", "image_url": {"url": PIXEL, "detail": "low"}},
+        {"type": "image_url", "image_url": {"url": elsewhere}},
+        {"type": "file", "file": {"file_data": PDF, "filename": "a.pdf"}},
+    ]
+    listed = [item async for item in client.responses.input_items.list(response.id)]
+    assert [part.type for part in listed[0].content] == [part["type"] for part in content]
+
+
+async def test_input_items_are_paged_in_both_directions(client: AsyncOpenAI) -> None:
+    messages: Any = [{"role": "user", "content": f"message {n}"} for n in range(7)]
+    response = await client.responses.create(model="grizz-demo", input=messages)
+    listing = client.responses.input_items
+    forth = [item async for item in listing.list(response.id, limit=2, order="asc")]
+    assert [item.content[0].text for item in forth] == [f"message {n}" for n in range(7)]
+    back = [item async for item in listing.list(response.id, limit=3)]
+    assert back == forth[::-1]
+    assert [item async for item in listing.list(response.id, after=forth[4].id, order="asc")] == forth[5:]
+
+
+async def test_the_package_waits_and_tries_again_when_it_is_throttled(start_grizz, http: aiohttp.ClientSession) -> None:
+    grizz: Grizz = await start_grizz(limits__concurrent_responses_per_user=1)
+    async with AsyncOpenAI(base_url=f"{grizz.url}/v1", api_key="any", max_retries=3) as patient:
+        running = await patient.responses.create(model="grizz-demo", input="[[words:20]] [[rate:25]]", background=True)
+        assert running.status != "completed"
+        assert (await patient.responses.create(model="grizz-demo", input="[[echo:x]]")).output_text == "x"
+        assert (await patient.responses.retrieve(running.id)).status == "completed"
 
 
 async def test_models_are_listed(client: AsyncOpenAI) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 
 from aiohttp import web
@@ -11,6 +11,28 @@ from aiohttp import web
 from grizz.engine.member import Member, Terms
 from grizz.engine.models import Models
 from grizz.upstream.openai import OpenAIUpstream
+
+
+async def upstream_of(
+    stack: AsyncExitStack, name: str, answer: Callable[[web.Request], Awaitable[web.Response]]
+) -> OpenAIUpstream:
+    """An upstream that lists its models by that handler."""
+    app = web.Application()
+    app.router.add_get("/v1/models", answer)
+    runner = web.AppRunner(app, shutdown_timeout=0.1)
+    await runner.setup()
+    stack.push_async_callback(runner.cleanup)
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    upstream = OpenAIUpstream(
+        name=name,
+        base_url=f"http://127.0.0.1:{runner.addresses[0][1]}/v1",
+        api_key="none",
+        connect_timeout_s=5,
+        idle_timeout_s=5,
+        max_connections=10,
+    )
+    stack.push_async_callback(upstream.close)
+    return upstream
 
 
 class Lists:
@@ -42,22 +64,7 @@ class Lists:
                 return web.json_response({}, status=500)
             return web.json_response({"object": "list", "data": [{"id": f"model of {name}", "object": "model"}]})
 
-        app = web.Application()
-        app.router.add_get("/v1/models", answer)
-        runner = web.AppRunner(app, shutdown_timeout=0.1)
-        await runner.setup()
-        stack.push_async_callback(runner.cleanup)
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        upstream = OpenAIUpstream(
-            name=name,
-            base_url=f"http://127.0.0.1:{runner.addresses[0][1]}/v1",
-            api_key="none",
-            connect_timeout_s=5,
-            idle_timeout_s=5,
-            max_connections=10,
-        )
-        stack.push_async_callback(upstream.close)
-        return upstream
+        return await upstream_of(stack, name, answer)
 
 
 async def test_all_are_asked_at_the_same_time_and_the_best_that_answers_has_the_default() -> None:
@@ -81,3 +88,33 @@ async def test_a_model_that_the_operator_names_is_asked_of_nobody() -> None:
     async with lists.serve() as members:
         assert await Models(members, "mine").default() == "mine"
         assert lists.asked == []
+
+
+async def test_a_server_that_loads_its_model_says_which_one_when_it_has() -> None:
+    """Not at the start, which nobody waits for, but when the first request names none."""
+
+    async def answer(_: web.Request) -> web.Response:
+        if not loaded.is_set():
+            return web.json_response({"error": {"message": "Loading model", "code": 503}}, status=503)
+        return web.json_response({"object": "list", "data": [{"id": "small", "object": "model"}]})
+
+    loaded = asyncio.Event()
+    async with AsyncExitStack() as stack:
+        members = [Member(await upstream_of(stack, "main", answer), Terms(loading_timeout_s=10))]
+        models = Models(members, "")
+        assert await models.default(waits=False) == ""
+        asking = asyncio.create_task(models.default())
+        await asyncio.sleep(1)
+        assert not asking.done()
+        loaded.set()
+        assert await asking == "small"
+
+
+async def test_a_server_that_loads_for_too_long_has_no_default_model() -> None:
+    async def answer(_: web.Request) -> web.Response:
+        return web.json_response({}, status=503)
+
+    async with AsyncExitStack() as stack:
+        members = [Member(await upstream_of(stack, "main", answer), Terms(loading_timeout_s=0.5))]
+        async with asyncio.timeout(5):
+            assert await Models(members, "").default() == ""

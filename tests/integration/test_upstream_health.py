@@ -123,7 +123,7 @@ async def test_a_long_rest_is_told_at_once_with_its_reason() -> None:
 
 
 async def test_an_upstream_that_is_not_there_rests_and_is_found_again_when_it_comes_back() -> None:
-    main = {"breaker_failures": 1, "breaker_first_s": 0.3, "max_retries": 0}
+    main = {"breaker_failures": 1, "breaker_first_s": 0.3, "max_retries": 0, "loading_timeout_s": 0}
     async with running({"main": main}) as grizz:
         demo, player = grizz.demos["main"], await grizz.player()
         await demo.stop()

@@ -182,7 +182,7 @@ async def test_a_retry_after_of_nothing_does_not_take_the_pause_between_tries_aw
         await call.status("503 Busy", b"{}", "Retry-After: 0")
 
     async with raw_upstream(behave) as (_, url):
-        async with running({"main": {"base_url": url}}, upstream__max_retries=2) as grizz:
+        async with running({"main": {"base_url": url}}, upstream__loading_timeout_s=0) as grizz:
             await message_of(await grizz.player())
             assert len(moments) == 3
             assert moments[1] - moments[0] >= 0.24

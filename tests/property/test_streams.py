@@ -21,8 +21,8 @@ from tests import grammar
 FAST = settings(max_examples=150, deadline=None)
 
 
-def new_ids() -> Any:
-    counter = itertools.count()
+def new_ids(start: int = 0) -> Any:
+    counter = itertools.count(start)
     return lambda prefix: f"{prefix}_{next(counter)}"
 
 
@@ -122,8 +122,9 @@ def test_an_interrupted_attempt_is_closed_and_the_next_goes_on_legally(
     home = Composer.rebuild(log, new_id=new_ids())
     home.interrupt()
     log += home.take()
-    second = Composer(dict(home.response), new_id=new_ids(), next_seq=home.next_seq, output=home.output)
-    reader = Reader(second, new_id=new_ids())
+    ids = new_ids(1000)
+    second = Composer(dict(home.response), new_id=ids, next_seq=home.next_seq, output=home.output)
+    reader = Reader(second, new_id=ids)
     for chunk in after:
         reader.feed(orjson.dumps({"choices": [{"delta": chunk}]}))
     reader.feed(orjson.dumps({"choices": [{"delta": {}, "finish_reason": "stop"}]}))

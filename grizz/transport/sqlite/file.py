@@ -70,11 +70,13 @@ def connect(path: Path) -> sqlite3.Connection:
     kernel), and a power cut may cost the last commits, not the file.
 
     Raises:
+        HistoryUnusable: it is another program's, or a newer Grizz's; it was not changed.
         sqlite3.Error: it cannot be opened.
     """
     db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, cached_statements=256)
     try:
         db.execute(f"PRAGMA busy_timeout = {_BUSY_MS}")
+        schema.version_of(db)
         db.execute("PRAGMA auto_vacuum = INCREMENTAL")  # of effect before the first table is made
         db.execute("PRAGMA journal_mode = WAL")
         db.execute("PRAGMA synchronous = NORMAL")

@@ -150,7 +150,7 @@ def _join(path: Path) -> sqlite3.Connection:
         HistoryUnusable: this is another Grizz than the server.
     """
     db = file.connect(path)
-    version = int(db.execute("PRAGMA user_version").fetchone()[0])
+    version = schema.version_of(db)
     if version != len(schema.MIGRATIONS):
         db.close()
         raise HistoryUnusable(f"is of version {version}, this Grizz's is {len(schema.MIGRATIONS)}")

@@ -23,6 +23,7 @@ class Reader:
         self._path = path
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="grizz history reader")
         self._db: sqlite3.Connection | None = None
+        self._closed = False
 
     def __repr__(self) -> str:
         return f"<Reader {self._path}{'' if self._db is None else ', open'}>"
@@ -35,6 +36,9 @@ class Reader:
             TimeoutError: not within two seconds.
         """
 
+        if self._closed:
+            raise sqlite3.ProgrammingError("the history is closed")
+
         def read() -> T:
             if self._db is None:
                 self._db = connect_reader(self._path)
@@ -44,7 +48,10 @@ class Reader:
             return await asyncio.get_running_loop().run_in_executor(self._thread, read)
 
     async def close(self) -> None:
-        """Close the connection, behind what is being read."""
+        """Close the connection, behind what is being read. Safe to call twice."""
+        if self._closed:
+            return
+        self._closed = True
 
         def close() -> None:
             if self._db is not None:

@@ -71,14 +71,12 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (_FIRST, _CONVERSATIONS, _CLAIMS)
 _MIGRATED = "CREATE TABLE IF NOT EXISTS migrations (version INTEGER PRIMARY KEY, at REAL NOT NULL, grizz TEXT NOT NULL)"
 
 
-def migrate(db: sqlite3.Connection) -> int:
-    """Bring the file to the newest version; the version it had, 0 for a new one.
-
-    All of it is one transaction: whoever is killed in the middle finds the old file.
+def version_of(db: sqlite3.Connection) -> int:
+    """The version of the file, 0 for a new one. Changes nothing.
 
     Raises:
-        HistoryUnusable: it is another program's file, or a newer Grizz's; nothing was changed.
-        sqlite3.Error: it cannot be read or written.
+        HistoryUnusable: it is another program's file, or a newer Grizz's.
+        sqlite3.Error: it cannot be read.
     """
     found = int(db.execute("PRAGMA user_version").fetchone()[0])
     mark = int(db.execute("PRAGMA application_id").fetchone()[0])
@@ -87,8 +85,19 @@ def migrate(db: sqlite3.Connection) -> int:
         raise HistoryUnusable("is the database of another program")
     if found > len(MIGRATIONS):
         raise HistoryUnusable(f"was written by a newer Grizz (version {found}; this one reads {len(MIGRATIONS)})")
+    return found
+
+
+def migrate(db: sqlite3.Connection) -> None:
+    """Bring the file to the newest version, in one transaction: whoever is killed in the middle finds the old file.
+
+    Raises:
+        HistoryUnusable: see `version_of`.
+        sqlite3.Error: it cannot be read or written.
+    """
+    found = version_of(db)
     if found == len(MIGRATIONS):
-        return found
+        return
     db.execute("BEGIN IMMEDIATE")
     try:
         db.execute(_MIGRATED)
@@ -103,4 +112,3 @@ def migrate(db: sqlite3.Connection) -> int:
     except BaseException:
         db.execute("ROLLBACK")
         raise
-    return found

