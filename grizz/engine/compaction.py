@@ -82,7 +82,7 @@ class Compactions:
             data = self._vault.open(owner, token)
             if data is None:
                 text = "This compaction item cannot be opened here; send the conversation itself."
-                param = f"input[{index - older}].encrypted_content" if index >= older else "previous_response_id"
+                param = f"input[{index - older}].encrypted_content" if index >= older else None
                 raise RequestError(400, Code.INVALID_ENCRYPTED_CONTENT, text, param=param)
             found[token] = compaction.unpacked(data)
         return compaction.in_place(context, found) if found else list(context)
