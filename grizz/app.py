@@ -354,6 +354,7 @@ class App:
         settings = self._settings
         node = secrets.token_hex(4)
         scaled, durable = self.scaled, self.durable
+        claims = scaled.claims if scaled else durable.store.claims if durable else None
         return Engine(
             node=(lambda: scaled.bus.node) if scaled else lambda: node,
             transport=self.transport,
@@ -369,10 +370,10 @@ class App:
             keep_s=durable.use_counts_s if durable else settings.history.keep_s,
             compactions=Compactions(
                 settings.history.compaction_secret,
-                scaled.claims if scaled else None,
+                claims,
                 foreign=any(member.terms.api == "responses" for member in self.fleet.members),
             ),
-            once=Once(scaled.claims if scaled else None, settings.history.keep_s),
+            once=Once(claims, settings.history.keep_s),
             archive=scaled.archive if scaled else durable.store.archive if durable else None,
             shelf=self._build_shelf(),
         )

@@ -8,6 +8,7 @@ GrizzError
 │   ├── QueueFull          the queue is at its bound; nothing was taken
 │   ├── LeaseLost          somebody else holds the job now: stop, say nothing more
 │   ├── TransportClosed    the transport is shutting down
+│   ├── ClaimsDown         who has a name that only one may have cannot be known now
 │   ├── RedisDown          the Redis cannot be asked now; what can be done without it goes on
 │   ├── ShelfDown          conversations cannot be read or written now
 │   └── ConversationLocked another turn of the conversation is under way
@@ -146,6 +147,10 @@ class LeaseLost(TransportError):
 
 class TransportClosed(TransportError):
     """The transport is shutting down."""
+
+
+class ClaimsDown(TransportError):
+    """Who has a name that only one may have cannot be known now."""
 
 
 class RedisDown(TransportError):

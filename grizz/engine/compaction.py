@@ -9,13 +9,13 @@ from typing import Any
 
 from grizz.core.vault import Vault
 from grizz.engine.ids import new_id
-from grizz.errors import Code, RedisDown, RequestError
+from grizz.errors import ClaimsDown, Code, RequestError
 from grizz.protocol import compaction
 from grizz.protocol.items import Item, with_ids
 from grizz.protocol.reader import usage
 from grizz.transport.base import Claims
 
-# For as long as nobody empties the Redis.
+# For as long as nobody empties the Redis, or removes the file.
 _KEPT_S = 10 * 365 * 86_400.0
 
 
@@ -23,9 +23,9 @@ class Compactions:
     """Seals and opens.
 
     Args:
-        secret: shared by all that shall open each other's items; "" makes one: with `claims` the first node to need it
-            gives it to all others, and without them it dies with this process.
-        claims: those of all nodes, or None when there is but one.
+        secret: shared by all that shall open each other's items; "" makes one: with `claims` whoever needs it first
+            gives it to all others, also to those after a restart; without them it dies with this process.
+        claims: those of all nodes, or those in the file, or None.
         foreign: does an upstream make items of its own? Then what was not sealed here is left to it.
     """
 
@@ -46,7 +46,7 @@ class Compactions:
             context: the conversation.
 
         Raises:
-            RequestError: there is no summary; 503, the nodes cannot agree on a secret now.
+            RequestError: there is no summary; 503, the secret is not to be had now.
         """
         summary = compaction.summary_of(response)
         await self._agree()
@@ -68,7 +68,7 @@ class Compactions:
 
         Raises:
             RequestError: 400, one of them cannot be opened: changed, another owner's, or of a server with another
-                secret; 503, the nodes cannot agree on a secret now.
+                secret; 503, the secret is not to be had now.
         """
         found: dict[str, list[Item]] = {}
         older = len(context) - given
@@ -82,18 +82,18 @@ class Compactions:
             data = self._vault.open(owner, token)
             if data is None:
                 text = "This compaction item cannot be opened here; send the conversation itself."
-                param = f"input[{index - older}].encrypted_content" if index >= older else "previous_response_id"
+                param = f"input[{index - older}].encrypted_content" if index >= older else None
                 raise RequestError(400, Code.INVALID_ENCRYPTED_CONTENT, text, param=param)
             found[token] = compaction.unpacked(data)
         return compaction.in_place(context, found) if found else list(context)
 
     async def _agree(self) -> None:
-        """Take the secret that the first node has put into the Redis: one or two commands, at the first need."""
+        """Take the secret that whoever came first has left: one or two commands of Redis, at the first need."""
         if self._claims is None:
             return
         try:
             theirs = await self._claims.claim("compaction", self._mine, _KEPT_S)
-        except RedisDown:
+        except ClaimsDown:
             text = "The secret of compacted conversations is not to be had now; try again."
             raise RequestError(503, Code.OVERLOADED, text, retry_after_s=1.0) from None
         self._vault = Vault(theirs or self._mine)

@@ -1,8 +1,8 @@
 """Idempotency keys: a request that is sent twice becomes one response (`Idempotency-Key`, protocol §9.1).
 
 A key is its owner's, and belongs to one body. Each process remembers the keys it has seen; with several, the first to
-claim one in the Redis has it: one command for each new key, two for one that another process has. Without a Redis that
-answers, each process knows only its own.
+claim one in the Redis has it: one command for each new key, two for one that another process has. A process with a
+history file claims them there, so that they outlive it. While neither can be asked, each process knows only its own.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 
 import orjson
 
-from grizz.errors import Code, RedisDown, RequestError
+from grizz.errors import ClaimsDown, Code, RequestError
 from grizz.transport.base import Claims
 
 log = logging.getLogger(__name__)
@@ -55,7 +55,7 @@ class Once:
     """The keys in use.
 
     Args:
-        claims: the claims of all nodes, or None when there is but one.
+        claims: the claims of all nodes, or those in the file, or None.
         keep_s: seconds a key is remembered, the time that responses are stored.
     """
 
@@ -124,7 +124,7 @@ class Once:
             return None
         try:
             return await self._claims.claim(name, value, self._keep_s)
-        except RedisDown as error:
+        except ClaimsDown as error:
             log.info("an idempotency key is known to this process alone", extra={"err": str(error)})
             return None
 

@@ -316,13 +316,13 @@ class Archive(Protocol):
 
 
 class Claims(Protocol):
-    """Names that only one of all nodes may have at a time."""
+    """Names that only one may have at a time, of all nodes, or of this one now and after a restart."""
 
     async def claim(self, name: str, value: str, keep_s: float) -> str | None:
         """Take a name for `keep_s` seconds; None when it is this node's now, else the value of who has it.
 
         Raises:
-            RedisDown: it cannot be known now.
+            ClaimsDown: it cannot be known now.
 
         Waits four seconds at most. A cancelled call may have taken it.
         """

@@ -90,6 +90,8 @@ class Api(Handlers):
         if not context:
             raise RequestError(400, Code.MISSING_PARAMETER, "There is nothing to compact.", param="input")
         work = compaction.request(asked.model, context, asked.fields.get("instructions"))
+        # What the model is asked counts, not the request: that may hold no more than an id.
+        size = max(size, len(work.input[0]["content"][0]["text"]))
         reply = await submit(self._engine, self._limits, identity, work, size, None)
         await self._ended(request, reply)
         answer = await self._engine.compactions.compacted(identity.owner, reply.response, context)

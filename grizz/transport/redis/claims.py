@@ -7,7 +7,7 @@ from typing import Any
 
 from redis.exceptions import RedisError
 
-from grizz.errors import RedisDown
+from grizz.errors import ClaimsDown, RedisDown
 from grizz.transport.redis.keys import Keys
 from grizz.transport.redis.link import Link
 
@@ -27,8 +27,8 @@ class RedisClaims:
             if await self._link.ask("SET", key, value, "NX", "EX", max(1, int(keep_s))) is not None:
                 return None
             held = await self._link.ask("GET", key)
-        except RedisError as error:
-            raise RedisDown(f"redis refused a claim: {error}") from error
+        except (RedisDown, RedisError) as error:
+            raise ClaimsDown(str(error)) from error
         return None if held is None else str(held, "utf-8", "replace")  # it ran out in between: nobody has it
 
     def release(self, name: str, value: str) -> None:

@@ -60,8 +60,13 @@ _CONVERSATIONS = (
     """,
 )
 
+_CLAIMS = (
+    "CREATE TABLE claims (name TEXT PRIMARY KEY, value TEXT NOT NULL, until REAL NOT NULL) WITHOUT ROWID",
+    "CREATE INDEX claims_by_end ON claims (until)",
+)
+
 # Each one makes a file one version newer. Never change one that was released; add the next.
-MIGRATIONS: tuple[tuple[str, ...], ...] = (_FIRST, _CONVERSATIONS)
+MIGRATIONS: tuple[tuple[str, ...], ...] = (_FIRST, _CONVERSATIONS, _CLAIMS)
 
 _MIGRATED = "CREATE TABLE IF NOT EXISTS migrations (version INTEGER PRIMARY KEY, at REAL NOT NULL, grizz TEXT NOT NULL)"
 

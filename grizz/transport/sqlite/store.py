@@ -14,6 +14,7 @@ from grizz.telemetry.metrics import HistoryMetrics
 from grizz.transport.redis.record import Codec
 from grizz.transport.sqlite import file
 from grizz.transport.sqlite.archive import SqliteArchive
+from grizz.transport.sqlite.claims import SqliteClaims
 from grizz.transport.sqlite.journal import Journal
 from grizz.transport.sqlite.reader import Reader
 from grizz.transport.sqlite.shelf import SqliteShelf
@@ -42,6 +43,7 @@ class Store:
         archive: finished responses.
         journal: unfinished jobs.
         shelf: conversations.
+        claims: idempotency keys, and the secret of compacted conversations.
         writer, reader: for whatever else stands in the file.
         erased: called on the event loop when a command has deleted what a user had; set before `start`.
     """
@@ -66,6 +68,7 @@ class Store:
         self.journal = Journal(self.writer, self.reader, codec, metrics, keep_s=keep_s)
         self.archive = SqliteArchive(self.writer, self.reader, self.journal, metrics)
         self.shelf = SqliteShelf(self.writer, self.reader, keep_s=keep_s)
+        self.claims = SqliteClaims(self.writer)
         self.erased: Callable[[Sequence[Erasure]], None] = lambda erasures: None
         metrics.up.set(1)
 
