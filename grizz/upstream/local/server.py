@@ -30,6 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--threads", type=int, required=True)
     parser.add_argument("--slots", type=int, required=True, help="requests at a time")
     parser.add_argument("--temperature", type=float, help="of requests that name none")
+    parser.add_argument("--repeat-penalty", type=float, help="of requests that name none")
     options = parser.parse_args(argv)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     xllamacpp = importlib.import_module("xllamacpp")  # by name: only the extra `local` has it
@@ -47,6 +48,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = options.threads
     if options.temperature is not None:
         params.sampling.temp = options.temperature
+    if options.repeat_penalty is not None:
+        params.sampling.penalty_repeat = options.repeat_penalty
     server = xllamacpp.Server(params)  # returns once the model is loaded; 503 until then
     sys.stdout.write(f"{server.listening_address}\n")
     sys.stdout.flush()

@@ -67,8 +67,8 @@ class LocalServer:
         if program is _PROGRAM and importlib.util.find_spec("xllamacpp") is None:
             raise ConfigError(f"--local needs the package xllamacpp: {_INSTALL}, or: pip install xllamacpp")
         self._file = _model_file(model_file)
-        # What its makers recommend; above it the small one soon talks nonsense.
-        self._more = () if model_file else ("--temperature", "0.2")
+        # Without these the small one soon talks nonsense, or in circles.
+        self._more = () if model_file else ("--temperature", "0.2", "--repeat-penalty", "1.15")
         self._tasks = tasks
         self._program = program
         self._context = context
