@@ -133,7 +133,7 @@ async def test_a_server_whose_certificate_is_not_trusted_is_not_used_and_the_log
         async with nodes_on(url, tmp_path) as nodes, aiohttp.ClientSession() as http:
             began = time.monotonic()
             node = await nodes.start()
-            assert time.monotonic() - began < 8
+            assert time.monotonic() - began < 30
             await ask(http, node)
             async with http.get(f"{node.url}/readyz") as answer:
                 assert (answer.status, (await answer.json())["degraded"]) == (200, ["redis: down"])
