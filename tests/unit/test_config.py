@@ -101,6 +101,7 @@ EXAMPLES = {
     "redis.url": "redis://127.0.0.1",
     "server.host": "127.0.0.2",
     "redis.flush_ms": "50",
+    "local.context_tokens": "512",
 } | {key: "32MiB" for key in SETTINGS if key.endswith("_bytes")}
 
 
