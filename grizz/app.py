@@ -40,7 +40,7 @@ from grizz.transport.memory import MemoryTransport
 from grizz.transport.shelf import Shelf
 from grizz.transport.shelf_memory import MemoryShelf
 from grizz.upstream.demo import DemoServer
-from grizz.upstream.local import LocalServer
+from grizz.upstream.local import SLOTS, LocalServer
 from grizz.upstream.openai import OpenAIUpstream
 from grizz.web.server import Server
 from grizz.web.tls import tls_context
@@ -50,8 +50,8 @@ log = logging.getLogger(__name__)
 OPENAI_URL = "https://api.openai.com/v1"
 DEMO_MODEL = "grizz-demo"
 OPENAI_MODEL = "gpt-5-mini"
-# A large model on a small machine takes long to load, and who started it wants it waited for.
-_LOCAL_LOADING_S = 300.0
+# A large model on a small machine takes long to load and to read a prompt, and who started it wants it waited for.
+_LOCAL_LOADING_S, _LOCAL_FIRST_TOKEN_S = 300.0, 110.0
 _LAG_EVERY_S = 0.1
 
 
@@ -263,12 +263,14 @@ class App:
         )
         self._local.start()
         self._ends.append(self._local.stop)
-        loading_s = max(_LOCAL_LOADING_S, self._settings.upstream.loading_timeout_s)
+        given = self._settings.upstream
         upstream = replace(
-            self._settings.upstream,
+            given,
             base_url=self._local.url,
             api_key=self._local.api_key,
-            loading_timeout_s=loading_s,
+            loading_timeout_s=max(_LOCAL_LOADING_S, given.loading_timeout_s),
+            first_token_timeout_s=max(_LOCAL_FIRST_TOKEN_S, given.first_token_timeout_s),
+            idle_timeout_s=max(_LOCAL_FIRST_TOKEN_S, given.idle_timeout_s),
         )
         return self._open_upstream("local", upstream, named=False)
 
@@ -332,10 +334,15 @@ class App:
             journal=self.durable.store.journal if self.durable else None,
         )
 
+    def _slots(self) -> int:
+        """Jobs at a time; those that a local model has no place for wait here, where the queue is fair."""
+        slots = self._settings.workers.concurrency
+        return min(slots, SLOTS) if self._settings.local.enabled else slots
+
     def _build_pool(self) -> Pool:
         settings = self._settings
         rules = Rules(
-            concurrency=settings.workers.concurrency,
+            concurrency=self._slots(),
             job_timeout_s=settings.workers.job_timeout_s,
             lease_s=settings.workers.lease_s,
             max_reply_bytes=settings.replies.max_reply_bytes,
@@ -396,7 +403,7 @@ class App:
             accepted_at = self.transport.depth().oldest_accepted_at
             return 0.0 if accepted_at is None else loop.time() - accepted_at
 
-        metrics.slots.set(self._settings.workers.concurrency)
+        metrics.slots.set(self._slots())
         metrics.on_scrape(metrics.running, lambda: self.pool.running)
         metrics.on_scrape(metrics.queue_depth, lambda: self.transport.depth().queued)
         metrics.on_scrape(metrics.queue_age, oldest_age)

@@ -52,7 +52,7 @@ def end_with_input() -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    for name in ("--port", "--model-file", "--model", "--context", "--threads", "--temperature"):
+    for name in ("--port", "--model-file", "--model", "--context", "--threads", "--temperature", "--slots"):
         parser.add_argument(name)
     options = parser.parse_args()
     with open(os.environ["STARTS"], "a") as file:

