@@ -91,8 +91,8 @@ class Engine:
         self.history = history
         self.lookup = Lookup(history, archive, keep_s=keep_s)
         self.conversations = Conversations(shelf)
-        self._turns = Turns(shelf, tasks, lease_s=lease_s, is_running=lambda one: replies.get(one) is not None)
-        self._origins = Origins(self.lookup, self.conversations, self._turns)
+        self._turns = Turns(shelf, tasks, lease_s=lease_s, is_home=lambda one: replies.get(one) is not None)
+        self._origins = Origins(self.lookup, self.conversations, self._turns, self.reply)
         self.home = Home(replies, self.lookup, self.pulse, self._turns, metrics)
         self.draining = False
         self._node = node
@@ -270,8 +270,7 @@ class Engine:
         await self.pulse.sure()
         deadline = self._now() + _ELSEWHERE_S
         response_id = self._response_id()
-        running = self.reply(request.previous_response_id or "", owner)
-        origin = await self._origins.of(request, owner, scope, response_id, running, deadline)
+        origin = await self._origins.of(request, owner, scope, response_id, deadline)
         try:
             return await self._accept(response_id, origin, owner, scope, size, on_end, deadline + origin.waited_s)
         except BaseException:
@@ -279,24 +278,17 @@ class Engine:
             raise
 
     async def _accept(
-        self,
-        response_id: str,
-        origin: Origin,
-        owner: str,
-        scope: Scope | None,
-        size: int,
-        on_end: OnEnd | None,
-        deadline: float,
+        self, name: str, origin: Origin, owner: str, scope: Scope | None, size: int, on_end: OnEnd | None, until: float
     ) -> Reply:
         request, parent, given = origin.request, origin.parent, origin.given
         context = [*origin.before, *given]
         check_calls_match(context)
         # It may have begun, or become another node, while this one waited for others; from here on nothing waits.
-        if self.draining or not response_id.startswith(f"resp_{self._node()}"):
+        if self.draining or not name.startswith(f"resp_{self._node()}"):
             raise _restarting()
         waits = request.generate and self._transport.depth().queued >= self._free_slots()
         status = "queued" if waits else "in_progress"
-        response = response_object(response_id, int(time.time()), request, status)
+        response = response_object(name, int(time.time()), request, status)
         reply = Reply({**response}, owner, request, parent=parent, scope=scope, given=given, size=size, now=self._now())
         reply.on_end = on_end
         composer = Composer(response, new_id=new_id)
@@ -310,7 +302,7 @@ class Engine:
             try:
                 job = Job(reply.id, owner, work, size, reply.created_at, composer.next_seq)
                 with contextlib.suppress(TimeoutError):  # it is queued; only its record is late
-                    async with asyncio.timeout_at(deadline):
+                    async with asyncio.timeout_at(until):
                         await self._transport.put(job)
             except BaseException:
                 reply.on_end = None  # it has not been, and who asked is told so by the exception
@@ -393,4 +385,4 @@ def _restarting() -> RequestError:
     return RequestError(503, Code.OVERLOADED, "The server is restarting; try again.", retry_after_s=1.0)
 
 
-_REJECTED = {Code.OVERLOADED: "draining", Code.RATE_LIMIT: "rate_limited"}
+_REJECTED = {Code.OVERLOADED: "draining", Code.RATE_LIMIT: "rate_limited", Code.CONVERSATION_LOCKED: "locked"}

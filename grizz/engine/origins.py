@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from grizz.engine.conversations import Conversations, own_ids
+from grizz.engine.conversations import Conversations, own_ids, unreachable
 from grizz.engine.history import Scope, Turn
 from grizz.engine.ids import new_id
 from grizz.engine.lookup import Lookup
@@ -41,46 +41,55 @@ class Origin:
 
 
 class Origins:
-    """Finds them."""
+    """Finds them.
 
-    def __init__(self, lookup: Lookup, conversations: Conversations, turns: Turns) -> None:
+    Args:
+        reply: the log of a response, if it is kept here and that owner's.
+    """
+
+    def __init__(
+        self,
+        lookup: Lookup,
+        conversations: Conversations,
+        turns: Turns,
+        reply: Callable[[str, str], Reply | None],
+    ) -> None:
         self._lookup = lookup
+        self._reply = reply
         self._conversations = conversations
         self._turns = turns
 
-    async def of(
-        self,
-        request: Request,
-        owner: str,
-        scope: Scope | None,
-        response_id: str,
-        running: Reply | None,
-        deadline: float,
-    ) -> Origin:
+    async def of(self, request: Request, owner: str, scope: Scope | None, response_id: str, deadline: float) -> Origin:
         """The origin of a request that is about to become a response; with a conversation, its lock is held then.
 
         Args:
             scope: the connection it came by, if that is one whose creates wait in order.
-            running: the log of the response before it, if that is kept here.
             deadline: until when other nodes may be asked, in seconds of the loop's clock.
 
         Raises:
             RequestError: it cannot begin there; no lock is held.
         """
         if request.conversation is not None:
-            return await self._in_conversation(request, owner, scope, response_id)
+            return await self._in_conversation(request, owner, scope, response_id, deadline)
         request = dataclasses.replace(request, input=tuple(with_ids(request.input, new_id)))
-        parent = await self._parent(request, owner, scope, running, deadline)
+        parent = await self._parent(request, owner, scope, deadline)
         before = [] if parent is None else [*await self._before(parent, owner), *parent.context()]
         return Origin(request, parent, before, self._resolve(request.input, owner, scope, ()))
 
-    async def _in_conversation(self, request: Request, owner: str, scope: Scope | None, response_id: str) -> Origin:
+    async def _in_conversation(
+        self, request: Request, owner: str, scope: Scope | None, response_id: str, deadline: float
+    ) -> Origin:
         assert request.conversation is not None
-        known = await self._conversations.for_turn(request.conversation, owner)
-        asked_at = asyncio.get_running_loop().time()
-        before = await self._turns.begin(known.id, response_id, 0.0 if scope is None else TURN_WAIT_S)
+        wait_s = 0.0 if scope is None else TURN_WAIT_S
         try:
-            waited_s = asyncio.get_running_loop().time() - asked_at
+            async with asyncio.timeout_at(deadline + wait_s):
+                known = await self._conversations.for_turn(request.conversation, owner)
+                asked_at = asyncio.get_running_loop().time()
+                before = await self._turns.begin(known.id, response_id, wait_s)
+        except TimeoutError:
+            raise unreachable() from None
+        try:
+            waited_s = asyncio.get_running_loop().time() - asked_at if wait_s else 0.0
             taken = {item["id"] for item in before}
             request = dataclasses.replace(request, input=tuple(own_ids(request.input, taken)))
             return Origin(request, None, before, self._resolve(request.input, owner, scope, before), waited_s)
@@ -88,9 +97,7 @@ class Origins:
             self._turns.give_up(response_id)
             raise
 
-    async def _parent(
-        self, request: Request, owner: str, scope: Scope | None, running: Reply | None, deadline: float
-    ) -> Turn | None:
+    async def _parent(self, request: Request, owner: str, scope: Scope | None, deadline: float) -> Turn | None:
         previous = request.previous_response_id
         if previous is None:
             return None
@@ -102,6 +109,7 @@ class Origins:
             raise RequestError(503, Code.OVERLOADED, text, param="previous_response_id", retry_after_s=1.0) from None
         if turn is not None and turn.continuable:
             return turn
+        running = self._reply(previous, owner)
         raise _no_parent(previous, " has not ended yet" if running is not None and not running.ended else " not found")
 
     async def _before(self, parent: Turn, owner: str) -> list[Item]:

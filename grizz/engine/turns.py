@@ -58,14 +58,14 @@ class Turns:
 
     Args:
         lease_s: seconds of silence after which another node takes a response over.
-        is_running: is this the id of a response that runs here?
+        is_home: is this node the home of the response of that id?
     """
 
-    def __init__(self, shelf: Shelf, tasks: TaskOwner, *, lease_s: float, is_running: Callable[[str], bool]) -> None:
+    def __init__(self, shelf: Shelf, tasks: TaskOwner, *, lease_s: float, is_home: Callable[[str], bool]) -> None:
         self._shelf = shelf
         self._tasks = tasks
         self._hold_s = max(HOLD_S, 6 * lease_s)
-        self._is_running = is_running
+        self._is_home = is_home
         self._lines: dict[str, _Line] = {}
         self._held: dict[str, _Held] = {}
         self._late_bytes = 0
@@ -133,7 +133,7 @@ class Turns:
         for turn, held in list(self._held.items()):
             if now < held.renew_at:
                 continue
-            if self._is_running(turn):
+            if self._is_home(turn):
                 held.renew_at = now + self._hold_s / 3
                 self._tasks.spawn(self._renew(held.conversation_id, turn), name=f"hold the turn of {turn}")
             else:  # another node speaks for it now

@@ -26,6 +26,8 @@ RIGHTS = (
     " +xadd +xreadgroup +xack +xdel +xclaim +xpending +xrange +xinfo|consumers"
     " +xgroup|create +xgroup|createconsumer +xgroup|delconsumer"
     " +hset +hdel +hgetall +hmget +get +mget +set +del +exists +expire +renamenx +incrby"
+    " +eval +time +hget +hvals +hsetnx +pexpire"
+    " +zadd +zrem +zcard +zrank +zrevrank +zrange +zrevrange +zremrangebyscore"
 )
 
 

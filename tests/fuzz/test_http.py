@@ -23,7 +23,9 @@ ids = st.one_of(
 )
 queries = st.lists(
     st.tuples(
-        st.sampled_from(["stream", "starting_after", "order", "limit", "after", "include", "x"]),
+        st.sampled_from(
+            ["stream", "starting_after", "order", "limit", "after", "include", "query", "metadata[a]", "x"]
+        ),
         words.map(lambda text: quote(text, safe=""))
         | st.sampled_from(["true", "1", "-1", "100", "desc", "9" * 30, "%ff", "%C2%B2", "%D9%A3"]),
     ),
@@ -32,6 +34,8 @@ queries = st.lists(
 # What an answer may be waited for where none may come.
 SILENCE_S = 0.3
 PATHS = ["/v1/responses", "/v1/responses/{}", "/v1/responses/{}/cancel", "/v1/responses/{}/input_items"]
+PATHS += ["/v1/conversations", "/v1/conversations/{}", "/v1/conversations/conv_{}", "/v1/conversations/{}/items"]
+PATHS += ["/v1/conversations/conv_1/items/{}"]
 PATHS += ["/v1/models", "/v1/models/{}", "/v1/models/a/{}", "/v1/{}", "/{}", "/pages/{}"]
 paths = st.builds(lambda path, name: path.format(name), st.sampled_from(PATHS), ids)
 methods = st.sampled_from(["GET", "POST", "DELETE", "PUT", "HEAD", "OPTIONS", "PATCH"])

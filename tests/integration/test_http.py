@@ -111,7 +111,7 @@ async def test_models_are_listed(grizz: Grizz, http: aiohttp.ClientSession) -> N
         ("POST", "/v1/responses", b"[]", 400, "invalid_type"),
         ("POST", "/v1/responses", b"{}", 400, "missing_required_parameter"),
         ("POST", "/v1/responses", b'{"input":"x","max_output_tokens":0}', 400, "invalid_value"),
-        ("POST", "/v1/responses", b'{"input":"x","conversation":"conv_1"}', 400, "unsupported_parameter"),
+        ("POST", "/v1/responses", b'{"input":"x","prompt":{"id":"p"}}', 400, "unsupported_parameter"),
         ("GET", "/v1/responses/resp_nope", None, 404, "response_not_found"),
         ("GET", "/v1/responses", None, 426, "upgrade_required"),
         ("PUT", "/v1/responses", b"{}", 405, "method_not_allowed"),

@@ -1,8 +1,8 @@
 """Conversations in the Redis, where every node finds them: `transport.shelf.Shelf`.
 
 A turn costs three commands: what is known of the conversation, the lock with all items, the new items with the lock
-given back. The scripts are sent whole, a kilobyte each: so there is nothing to load, and nothing to miss after a
-failover.
+given back. The scripts are sent whole, a kilobyte or two: so there is nothing to load, and nothing to miss after
+a failover.
 """
 
 from __future__ import annotations
