@@ -13,7 +13,7 @@ from grizz.config.place import path_of
 from grizz.engine.engine import Engine
 from grizz.engine.erase import forget_owner
 from grizz.engine.worker import Work
-from grizz.errors import ConfigError, HistoryUnusable
+from grizz.errors import ConfigError, HistoryUnusable, RequestError
 from grizz.tasks import TaskOwner
 from grizz.telemetry.metrics import Metrics
 from grizz.transport.memory import MemoryTransport
@@ -92,7 +92,22 @@ class Durable:
             free=free,
             adopted=self._metrics.redis.adopted.inc,
         )
-        await revival.begin()
+        if await revival.begin():
+            self._tasks.spawn(self._find_parents(engine), name="find what came before")
+
+    async def _find_parents(self, engine: Engine) -> None:
+        """What goes on carries all that was said before it; where its parent is stored, let it be a turn of its own."""
+        for reply in engine.replies.all_running():
+            previous = reply.request.previous_response_id
+            if previous is None:
+                continue
+            try:
+                parent = await engine.lookup.turn(previous, reply.owner, None)
+            except RequestError:  # too many look-ups of this user's are under way
+                continue
+            said = parent.context() if parent is not None and parent.continuable else []
+            if said and not reply.ended and list(reply.given[: len(said)]) == said:
+                reply.parent, reply.given = parent, reply.given[len(said) :]
 
     def _on_erased(self, erasures: Sequence[Erasure]) -> None:
         for number, owner in erasures:

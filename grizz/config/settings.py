@@ -217,7 +217,7 @@ class RedisSettings:
 
     url: str = setting(
         "",
-        "URL of the Redis to share jobs through; empty keeps all in memory",
+        "URL of the Redis to share jobs through; empty is one process alone",
         form=REDIS_URL,
         secret="password",
         flag="--redis-url",

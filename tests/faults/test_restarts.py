@@ -132,6 +132,11 @@ async def test_a_conversation_goes_on_after_a_kill(tmp_path: Path) -> None:
         assert third["status"] == "completed"
         told = [message["content"] for message in house.demo.last_request["messages"]]
         assert told == ["[[echo:one]]", "one", "[[echo:two]]", "two", "[[echo:three]]"]
+        running = await ask(http, house, "[[words:20]] [[rate:20]]", previous_response_id=third["id"], background=True)
+        await house.killed()
+        assert (await ended(http, house, running["id"]))["status"] == "completed"
+        _, given = await get(http, f"{house.node.url}/v1/responses/{running['id']}/input_items")
+        assert [item["content"][0]["text"] for item in given["data"]] == ["[[words:20]] [[rate:20]]"]
         url = f"{house.node.url}/v1/responses/{second['id']}"
         assert await get(http, url) == (200, second)
         status, items = await get(http, f"{url}/input_items")

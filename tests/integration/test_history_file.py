@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import stat
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from grizz.config import load
 from grizz.config.place import kept_in, path_of
 from grizz.errors import ConfigError, HistoryUnusable
 from grizz.transport.sqlite import schema
-from tests.conftest import running_grizz
+from tests.conftest import Process, running_grizz
 from tests.contract.cast import a_store
 
 IN_FILE = {"history__store": "sqlite"}
@@ -165,9 +166,23 @@ async def test_an_older_file_becomes_a_newer_one_with_all_that_is_in_it(tmp_path
 async def test_a_directory_that_cannot_be_made_is_a_clear_refusal_or_memory(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     path = str(tmp_path / "file" / "state" / "grizz.db")
-    complaint = r"history\.store = sqlite: .*/grizz\.db cannot be used: (File exists|Not a directory)"
-    with pytest.raises(ConfigError, match=complaint):
+    with pytest.raises(
+        ConfigError, match=r"history\.store = sqlite: .*/grizz\.db cannot be used: (File exists|Not a directory)"
+    ):
         async with running_grizz(history__path=path, **IN_FILE):
             pass
     async with running_grizz(history__path=path, history__store="auto") as grizz:
         assert grizz.app.durable is None
+
+
+@pytest.mark.parametrize("name", ["XDG_STATE_HOME", "STATE_DIRECTORY"])
+def test_without_a_setting_a_process_keeps_its_history_where_the_system_says(
+    tmp_path: Path, start_process: Callable[..., Process], name: str
+) -> None:
+    environ = {"HOME": str(tmp_path / "home"), "GRIZZ_HISTORY_STORE": "auto", name: str(tmp_path / "state")}
+    process = start_process("--demo", environ=environ)
+    assert process.end() == 0
+    folder = tmp_path / "state" / "grizz" if name == "XDG_STATE_HOME" else tmp_path / "state"
+    assert (folder / "grizz.db").is_file()
+    assert not (folder / "grizz.db-wal").exists()  # all of it is in the file
+    assert not (tmp_path / "home").exists()
