@@ -213,3 +213,12 @@ class Client:
         terminal = [event["type"] for event in self.events if event["type"] in TERMINAL]
         assert len(terminal) == 1 and self.events[-1]["type"] == terminal[0], terminal
         assert not self.errors and not self.denied, [*self.errors, *self.denied]
+
+
+async def metric(http: aiohttp.ClientSession, node: Node, name: str) -> float:
+    """A figure without labels, as a scrape shows it."""
+    async with http.get(f"{node.url}/metrics") as answer:
+        for line in (await answer.text()).splitlines():
+            if line.startswith(name + " "):
+                return float(line.split()[-1])
+    raise AssertionError(f"no metric {name}")

@@ -8,8 +8,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from tests.faults.test_redis_faults import metric
-from tests.nodes import PROTOCOLS, Client, Node, nodes_on
+from tests.nodes import PROTOCOLS, Client, Node, metric, nodes_on
 from tests.player import numbers
 from tests.redis_servers import RedisServer
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from tests.nodes import ROOT, Client, nodes_on
+from tests.nodes import ROOT, Client, metric, nodes_on
 from tests.player import numbers
 from tests.redis_servers import RedisServer
 
@@ -45,13 +45,13 @@ async def test_a_killed_worker_is_replaced_and_its_client_stays_connected(
 ) -> None:
     async with nodes_on(own_redis.url, tmp_path) as nodes, aiohttp.ClientSession() as http:
         home = await nodes.start(workers__concurrency=0)
-        worker = await nodes.start()
+        workers = [await nodes.start(), await nodes.start()]
         client = Client(http, [home])
         asking = asyncio.create_task(client.ask("[[words:200]] [[rate:50]]"))
         while len(client.events) < 10:
             await asyncio.sleep(0.05)
-        await nodes.start()
-        worker.kill()
+        (busy,) = [node for node in workers if await metric(http, node, "grizz_jobs_running")]
+        busy.kill()
         await asking
         client.check()
         assert client.longest_pause_s < 15

@@ -12,7 +12,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from tests.nodes import Client, Node, Nodes, nodes_on
+from tests.nodes import Client, Node, Nodes, metric, nodes_on
 from tests.player import numbers
 from tests.redis_servers import FaultProxy, RedisServer, free_port
 
@@ -28,14 +28,6 @@ async def a_pair(url: str, directory: Path) -> AsyncIterator[tuple[Nodes, Node, 
         home = await nodes.start(workers__concurrency=1)
         worker = await nodes.start()
         yield nodes, home, worker, http
-
-
-async def metric(http: aiohttp.ClientSession, node: Node, name: str) -> float:
-    async with http.get(f"{node.url}/metrics") as answer:
-        for line in (await answer.text()).splitlines():
-            if line.startswith(name + " "):
-                return float(line.split()[-1])
-    raise AssertionError(f"no metric {name}")
 
 
 async def is_up(http: aiohttp.ClientSession, node: Node) -> bool:

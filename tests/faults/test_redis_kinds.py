@@ -13,8 +13,8 @@ import aiohttp
 import pytest
 from redis.crc import key_slot
 
-from tests.faults.test_redis_faults import is_up, metric, ride_through, until
-from tests.nodes import ROOT, Client, Node, Nodes, nodes_on
+from tests.faults.test_redis_faults import is_up, ride_through, until
+from tests.nodes import ROOT, Client, Node, Nodes, metric, nodes_on
 from tests.player import numbers
 from tests.redis_servers import Cluster, RedisServer, Sentinels, TlsServer
 
