@@ -7,7 +7,10 @@ it with a cursor. Then follow a request down and its answer back up: `web/websoc
 The rooms, each importing only from the ones below it (docs/architecture.md has the picture):
 
     cli.py        flags, --check-config, exit status
+    doctor/       what an installation looks like from outside
     app.py        composition root: build, run, drain, stop; the only place that knows every part
+    behind.py, scaled.py, durable.py
+                  what answers; what makes one process one of several, or lets it go on after a restart
     web/          sockets, HTTP routes, who may do what, the pages
     engine/       what happens between a request and its last event
     transport/    how a job reaches a worker and its events come back

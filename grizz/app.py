@@ -10,12 +10,11 @@ import secrets
 import signal
 import sys
 from collections.abc import Callable, Coroutine
-from dataclasses import replace
 from typing import Any
-from urllib.parse import urlsplit
 
 from grizz import __version__
-from grizz.config import Settings, UpstreamSettings, change
+from grizz.behind import Behind
+from grizz.config import Settings, change
 from grizz.config.place import kept_in
 from grizz.durable import Durable
 from grizz.engine.compaction import Compactions
@@ -24,7 +23,6 @@ from grizz.engine.fleet import Fleet
 from grizz.engine.flusher import Flusher
 from grizz.engine.history import History
 from grizz.engine.ids import ids_of
-from grizz.engine.member import Member, Terms
 from grizz.engine.models import Models
 from grizz.engine.names import Names
 from grizz.engine.once import Once
@@ -39,19 +37,12 @@ from grizz.transport.base import Transport
 from grizz.transport.memory import MemoryTransport
 from grizz.transport.shelf import Shelf
 from grizz.transport.shelf_memory import MemoryShelf
-from grizz.upstream.demo import DemoServer
-from grizz.upstream.local import SLOTS, LocalServer
-from grizz.upstream.openai import OpenAIUpstream
+from grizz.upstream.local import SLOTS
 from grizz.web.server import Server
 from grizz.web.tls import tls_context
 
 log = logging.getLogger(__name__)
 
-OPENAI_URL = "https://api.openai.com/v1"
-DEMO_MODEL = "grizz-demo"
-OPENAI_MODEL = "gpt-5-mini"
-# A large model on a small machine takes long to load and to read a prompt, and who started it wants it waited for.
-_LOCAL_LOADING_S, _LOCAL_FIRST_TOKEN_S = 300.0, 110.0
 _LAG_EVERY_S = 0.1
 
 
@@ -125,8 +116,6 @@ class App:
         self._settings = settings
         self._tasks = TaskOwner("grizz", self._unhandled)
         self._runs = TaskOwner("worker", self._unhandled)
-        self._demo: DemoServer | None = None
-        self._local: LocalServer | None = None
         self._ends: list[Callable[[], Coroutine[Any, Any, Any]]] = []
         self.model_name = ""
 
@@ -139,9 +128,10 @@ class App:
         """
         settings = self._settings
         asyncio.get_running_loop().set_exception_handler(self._loop_error)
-        members = await self._open_upstreams()
+        behind = Behind(settings, self._tasks, self._ends)
+        members = await behind.open()
         self.names = Names(settings.models, settings.keys)
-        self.models = Models(members, self._default_model(), self.names)
+        self.models = Models(members, behind.default_model(), self.names)
         model = await self.models.default(waits=False)
         self.metrics = Metrics(
             version=__version__,
@@ -175,7 +165,7 @@ class App:
             metrics=self.metrics,
             tasks=self._tasks,
             on_error=self._unhandled,
-            demo=self._demo is not None,
+            demo=behind.is_demo,
             upstream=", ".join(member.name for member in members),
             tls=tls_context(settings.server),
         )
@@ -234,84 +224,6 @@ class App:
             log.error("tasks would not end", extra={"tasks": stuck})
         for end in reversed(self._ends):
             await end()
-
-    async def _open_upstreams(self) -> list[Member]:
-        """The demo or local model alone, the named upstreams, or the one of [upstream]; the best first."""
-        settings = self._settings
-        if settings.local.enabled:
-            return [self._open_local()]
-        if settings.uses_demo:
-            self._demo = DemoServer(tokens_per_second=settings.demo.tokens_per_second)
-            await self._demo.start()
-            self._ends.append(self._demo.stop)
-            log.warning(
-                "answers come from the built-in demo model; set OPENAI_API_KEY or OPENAI_BASE_URL to talk to a real one"
-            )
-            demo = replace(settings.upstream, base_url=self._demo.url, api_key="demo")
-            return [self._open_upstream("demo", demo, named=False)]
-        if not settings.upstreams:
-            alone = settings.upstream
-            host = urlsplit(alone.base_url or OPENAI_URL).hostname
-            return [self._open_upstream(host or "upstream", alone, named=False)]
-        by_priority = sorted(settings.upstreams.items(), key=lambda item: item[1].priority)
-        return [self._open_upstream(name, one, named=True) for name, one in by_priority]
-
-    def _open_local(self) -> Member:
-        local = self._settings.local
-        self._local = LocalServer(
-            self._tasks, model_file=local.model_file, context=local.context_tokens, threads=local.threads
-        )
-        self._local.start()
-        self._ends.append(self._local.stop)
-        given = self._settings.upstream
-        upstream = replace(
-            given,
-            base_url=self._local.url,
-            api_key=self._local.api_key,
-            loading_timeout_s=max(_LOCAL_LOADING_S, given.loading_timeout_s),
-            first_token_timeout_s=max(_LOCAL_FIRST_TOKEN_S, given.first_token_timeout_s),
-            idle_timeout_s=max(_LOCAL_FIRST_TOKEN_S, given.idle_timeout_s),
-        )
-        return self._open_upstream("local", upstream, named=False)
-
-    def _open_upstream(self, name: str, settings: UpstreamSettings, *, named: bool) -> Member:
-        upstream = OpenAIUpstream(
-            name=name,
-            base_url=settings.base_url or OPENAI_URL,
-            api_key=settings.api_key or "none",
-            connect_timeout_s=settings.connect_timeout_s,
-            idle_timeout_s=settings.idle_timeout_s,
-            max_connections=settings.max_connections,
-            api="responses" if settings.api == "responses" else "chat",
-        )
-        self._ends.append(upstream.close)
-        terms = Terms(
-            priority=settings.priority,
-            models=dict(
-                (asked, there or asked) for asked, _, there in (item.partition("=") for item in settings.models)
-            ),
-            max_retries=settings.max_retries,
-            first_token_timeout_s=settings.first_token_timeout_s,
-            loading_timeout_s=settings.loading_timeout_s,
-            max_tokens_field=settings.max_tokens_field,
-            developer_role=settings.developer_role,
-            breaker_failures=settings.breaker_failures,
-            breaker_first_s=settings.breaker_first_s,
-            breaker_longest_s=settings.breaker_longest_s,
-            api=settings.api,
-            named=named,
-        )
-        return Member(upstream, terms)
-
-    def _default_model(self) -> str:
-        """The configured model; else one that is known to be there; else "", and the upstream's first is taken."""
-        settings = self._settings
-        if self._local is not None:
-            return self._local.model
-        if settings.uses_demo:
-            return DEMO_MODEL
-        asks_openai = not (settings.upstreams or settings.upstream.base_url)
-        return settings.upstream.model or (OPENAI_MODEL if asks_openai else "")
 
     async def _open_history(self) -> Durable | None:
         """The file of the history, if there is to be one."""

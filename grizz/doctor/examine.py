@@ -8,7 +8,7 @@ import importlib.util
 from collections.abc import AsyncIterator, Iterator
 from urllib.parse import urlsplit
 
-from grizz.app import OPENAI_MODEL, OPENAI_URL
+from grizz.behind import OPENAI_MODEL, OPENAI_URL
 from grizz.config import Loaded, UpstreamSettings
 from grizz.config.redis_url import parse_redis_url
 from grizz.config.settings import entry
