@@ -73,7 +73,7 @@ def _patients(loaded: Loaded) -> Iterator[Patient]:
         url = alone.base_url or OPENAI_URL
         model = alone.model or ("" if alone.base_url else OPENAI_MODEL)
         host = urlsplit(url).hostname
-        yield Patient(f"upstream {host}", "[upstream]", alone, url.rstrip("/"), "OPENAI_API_KEY", model, _api(alone))
+        yield Patient(f"upstream {host}", "[upstream]", alone, url.rstrip("/"), "OPENAI_API_KEY", model, alone.api)
         return
     for name, one in sorted(settings.upstreams.items(), key=lambda item: item[1].priority):
         key_name = entry("upstreams", name)[f"upstreams.{name}.api_key"].env
@@ -89,10 +89,6 @@ def _model(one: UpstreamSettings, default: str) -> str:
     if not names:
         return default
     return names.get(default) or next(iter(names.values()))
-
-
-def _api(one: UpstreamSettings) -> str:
-    return str(getattr(one, "api", "chat"))
 
 
 def _secrets(loaded: Loaded) -> Iterator[str]:
