@@ -48,6 +48,8 @@ class Examined:
 async def doctor(*arguments: str, **environ: str) -> Examined:
     """Run the command in this process, in a thread of its own, since it has a loop of its own."""
     output = io.StringIO()
+    if "--redis-url" in arguments or "GRIZZ_REDIS_URL" in environ:
+        environ["GRIZZ_HISTORY_STORE"] = "redis"
     with mock.patch.dict(os.environ, environ), redirect_stdout(output), redirect_stderr(output):
         status = await asyncio.to_thread(main, ["doctor", "--json", "--port", "0", *arguments])
     return Examined(status, output.getvalue())
