@@ -90,7 +90,9 @@ class Handlers:
             async with asyncio.timeout(self._request_timeout_s):
                 return await request.read()
         except web.RequestPayloadError as error:
-            raise RequestError(400, Code.INVALID_REQUEST, f"The body cannot be read: {error}.") from error
+            # What is left of such a body cannot be told from the next request.
+            text, close = f"The body cannot be read: {error}.", {"Connection": "close"}
+            raise RequestError(400, Code.INVALID_REQUEST, text, headers=close) from error
         except TimeoutError:
             text = f"The body did not arrive within {self._request_timeout_s:g} s."
             raise RequestError(408, Code.REQUEST_TIMEOUT, text, headers={"Connection": "close"}) from None

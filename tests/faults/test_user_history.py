@@ -101,6 +101,21 @@ async def test_all_of_a_user_is_counted_exported_and_deleted_and_nobody_elses(tm
             assert b"[[echo:three]]" not in part.read_bytes(), part
 
 
+async def test_each_of_several_deletions_is_done_and_none_concerns_what_came_after_it(tmp_path: Path) -> None:
+    async with house_in(tmp_path) as house, aiohttp.ClientSession() as http:
+        await house.start()
+        for text in ("[[echo:one]]", "[[echo:two]]", "[[echo:three]]"):
+            async with http.post(f"{house.node.url}/v1/responses", json={"input": text}) as answer:
+                made = await answer.json()
+            await command(house, "delete", "--user", "local")
+            assert (await get(http, f"{house.node.url}/v1/responses/{made['id']}"))[0] == 404
+        async with http.post(f"{house.node.url}/v1/responses", json={"input": "[[echo:later]]"}) as answer:
+            made = await answer.json()
+        house.node.kill()
+        await house.start()
+        assert (await get(http, f"{house.node.url}/v1/responses/{made['id']}"))[0] == 200
+
+
 async def test_without_a_server_it_does_the_same(tmp_path: Path) -> None:
     async with house_in(tmp_path) as house, aiohttp.ClientSession() as http:
         await house.start()

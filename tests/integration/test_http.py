@@ -237,3 +237,15 @@ async def test_two_hundred_clients_at_once_all_get_their_own_answer(grizz: Grizz
         assert body["output"][0]["content"][0]["text"] == f"only for {n}"
 
     await asyncio.gather(*(ask(n) for n in range(200)))
+
+
+async def test_a_body_that_is_not_what_its_headers_say_is_refused_and_ends_its_connection(
+    grizz: Grizz, http: aiohttp.ClientSession
+) -> None:
+    headers = {"Content-Encoding": "gzip", "Content-Type": "application/json"}
+    async with http.post(f"{grizz.url}/v1/responses", data=b"garbage", headers=headers) as answer:
+        assert answer.status == 400
+        assert answer.headers["Connection"] == "close"
+        assert (await answer.json())["error"]["code"] == "invalid_request"
+    async with http.post(f"{grizz.url}/v1/responses", json={"input": "hello"}) as answer:
+        assert answer.status == 200

@@ -132,6 +132,8 @@ class People:
         until = time.monotonic() + within_s
         while self._db.execute("SELECT 1 FROM erasures WHERE id = ? AND owner = ?", (number, owner)).fetchone():
             if time.monotonic() > until:
+                # Nobody shall come upon it later: by then it would concern what the user has made since.
+                self._db.execute("DELETE FROM erasures WHERE id = ?", (number,))
                 return False
             time.sleep(0.05)
         return True

@@ -26,8 +26,9 @@ _FIRST = (
     )
     """,
     "CREATE INDEX jobs_by_owner ON jobs (owner)",
-    # A command deleted what a user had: the running process has yet to forget it.
-    "CREATE TABLE erasures (id INTEGER PRIMARY KEY, owner TEXT NOT NULL, at REAL NOT NULL)",
+    # A command deleted what a user had: the running process has yet to forget it. No number comes twice, not even when
+    # the table was empty meanwhile: that process looks for those that it has not seen.
+    "CREATE TABLE erasures (id INTEGER PRIMARY KEY AUTOINCREMENT, owner TEXT NOT NULL, at REAL NOT NULL)",
 )
 
 _CONVERSATIONS = (
