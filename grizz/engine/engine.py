@@ -289,13 +289,7 @@ class Engine:
     # Inside
 
     async def _submit(
-        self,
-        request: Request,
-        owner: str,
-        scope: Scope | None,
-        size: int,
-        on_end: OnEnd | None,
-        response_id: str,
+        self, request: Request, owner: str, scope: Scope | None, size: int, on_end: OnEnd | None, response_id: str
     ) -> Reply:
         if self.draining:
             raise _restarting()
@@ -338,6 +332,8 @@ class Engine:
             except BaseException:
                 reply.on_end = None  # it has not been, and who asked is told so by the exception
                 self.replies.remove(reply)
+                # A cancelled `put` may have queued it: nobody would have it, and it would be begun after a restart.
+                self._tasks.spawn(self._transport.cancel(reply.id, Cause.ABANDONED), name=f"withdraw {reply.id}")
                 raise
         else:
             composer.lifecycle("in_progress", "in_progress")
