@@ -63,7 +63,9 @@ class Journal:
         return job_id in self._recorded
 
     async def accepted(self, job: Job, attempt: int) -> None:
-        """See `Journal.accepted`."""
+        """See `Journal.accepted`. What nobody could come back for is not written down."""
+        if not self._codec.outlives(job.payload):
+            return
         if self._writer.full:
             self._metrics.errors.labels("overflow").inc()
             return
