@@ -220,10 +220,14 @@ class Lookup:
                 ancestor = older[one][0]
                 ancestor.parent = parent
                 self.history.add(ancestor, now)
+            elif parent is not None:
+                ancestor.parent = parent  # what memory has may hang on what memory has lost
             parent = ancestor
-        turn.parent = parent
-        if (known := self.history.find(response_id, owner, now)) is not None:
+        known = self.history.find(response_id, owner, now)
+        if known is not None:
+            known.parent = parent or known.parent
             return known
+        turn.parent = parent
         self.history.add(turn, now)
         return turn
 
