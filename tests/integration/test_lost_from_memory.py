@@ -53,3 +53,16 @@ async def test_whatever_memory_has_lost_the_conversation_goes_on_whole(lookup: L
     for name in lost:
         lookup.history.forget(name)
     assert await said(lookup, "three") == WHOLE
+
+
+@pytest.mark.parametrize("lost", [WHOLE, WHOLE[::-1], ["two", "three", "one"]])
+async def test_an_answer_that_ends_after_memory_has_lost_what_came_before_is_stored_with_all_of_it(
+    store: Store, lookup: Lookup, lost: list[str]
+) -> None:
+    now = asyncio.get_running_loop().time()
+    before = lookup.history.find("three", "me", now)
+    for name in lost:
+        lookup.history.forget(name)
+    lookup.keep(turn("four", before), now)
+    await store.writer.write(lambda db: None)
+    assert await said(Lookup(new_history(), store.archive, keep_s=600), "four") == [*WHOLE, "four"]
