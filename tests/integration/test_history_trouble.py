@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import sqlite3
 import threading
+import types
 from pathlib import Path
 
 import aiohttp
@@ -75,6 +77,22 @@ async def test_while_too_much_waits_for_a_slow_disk_only_what_must_be_is_written
     assert await store.journal.unfinished() == []  # its job has ended, though its answer is not stored
     assert set(await store.archive.fetch(["resp_0", "resp_1"])) == {"resp_0"}
     assert not store.writer.full
+    await store.close()
+
+
+async def test_an_answer_that_is_left_out_for_a_slow_disk_does_not_wait_in_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = await a_store(tmp_path)
+    go_on = threading.Event()
+    stuck = store.writer.write(lambda db: go_on.wait(10))
+    monkeypatch.setattr(writer, "MAX_WAITING_BYTES", 0)
+    record = bytes(bytearray(100_000))
+    store.archive.keep("resp_1", "alice", record)
+    holders = gc.get_referrers(record)
+    go_on.set()
+    await stuck
+    assert not [held for held in holders if isinstance(held, types.CellType)]
     await store.close()
 
 
