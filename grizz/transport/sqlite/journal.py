@@ -110,11 +110,14 @@ class Journal:
     async def unfinished(self) -> list[Unfinished]:
         """What the process before left behind, in the order it was accepted. What cannot be read is removed.
 
+        It takes as long as it takes: what is not read now is not begun before the next start.
+
         Raises:
-            sqlite3.Error, TimeoutError: the file cannot be read.
+            sqlite3.Error: the file cannot be read.
         """
         found: list[Unfinished] = []
-        for job_id, data, attempt in await self._reader.ask(lambda db: db.execute(_ALL).fetchall()):
+        rows = await self._reader.ask(lambda db: db.execute(_ALL).fetchall(), None)
+        for job_id, data, attempt in rows:
             self._recorded[job_id] = attempt
             try:
                 one = record.unpack(data, self._codec)
