@@ -25,7 +25,7 @@ from grizz.transport.sqlite.upkeep import Erasure
 log = logging.getLogger(__name__)
 
 _USE_COUNTS_S = 600.0
-CODEC = Codec(Work.to_wire, Work.from_wire, lambda work: work.may_keep)
+CODEC = Codec(Work.to_wire, Work.from_wire, lambda work: work.may_keep, lambda work: not work.request.fleeting)
 
 
 class Durable:

@@ -17,7 +17,7 @@ from grizz.core.job import Job
 from grizz.engine.compaction import Compactions
 from grizz.engine.conversations import Conversations
 from grizz.engine.history import History, Scope, Turn
-from grizz.engine.home import Home
+from grizz.engine.home import STORE_WITHIN_S, Home
 from grizz.engine.ids import new_id, new_response_id
 from grizz.engine.lookup import Lookup
 from grizz.engine.once import Once
@@ -282,20 +282,14 @@ class Engine:
                 await self.replies.idle.wait()
         for reply in left:
             self.home.end(reply.id, STOPPED[Cause.SHUTDOWN])
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_END_WITHIN_S):
+        with contextlib.suppress(TimeoutError):  # an end is shown when it is stored, or that takes too long
+            async with asyncio.timeout(STORE_WITHIN_S + _END_WITHIN_S):
                 await self.replies.idle.wait()
 
     # Inside
 
     async def _submit(
-        self,
-        request: Request,
-        owner: str,
-        scope: Scope | None,
-        size: int,
-        on_end: OnEnd | None,
-        response_id: str,
+        self, request: Request, owner: str, scope: Scope | None, size: int, on_end: OnEnd | None, response_id: str
     ) -> Reply:
         if self.draining:
             raise _restarting()
@@ -338,6 +332,8 @@ class Engine:
             except BaseException:
                 reply.on_end = None  # it has not been, and who asked is told so by the exception
                 self.replies.remove(reply)
+                # A cancelled `put` may have queued it: nobody would have it, and it would be begun after a restart.
+                self._tasks.spawn(self._transport.cancel(reply.id, Cause.ABANDONED), name=f"withdraw {reply.id}")
                 raise
         else:
             composer.lifecycle("in_progress", "in_progress")

@@ -56,6 +56,7 @@ class Turn:
         scope: the connection that alone may find it, or None when all of its owner's may.
         size: bytes it holds, by its JSON and `TURN_OVERHEAD_BYTES`.
         gone: it was dropped, and what it held with it.
+        older: ids of its ancestors once it is gone, oldest first: what hangs on it may be stored after that.
         touched_at: when its stored copy was last told to live on, seconds since the epoch.
     """
 
@@ -69,6 +70,7 @@ class Turn:
     size: int = 0
     used_at: float = 0.0
     gone: bool = False
+    older: tuple[str, ...] = ()
     touched_at: float = 0.0
 
     def __post_init__(self) -> None:
@@ -77,7 +79,8 @@ class Turn:
 
     def to_wire(self) -> bytes:
         """It as JSON, with the ids of its ancestors instead of them."""
-        lineage = [turn.id for turn in self.lineage()[:-1]]
+        turns = self.lineage()
+        lineage = [*turns[0].older, *(turn.id for turn in turns[:-1])]
         body = {"v": 1, "id": self.id, "owner": self.owner, "lineage": lineage, "last_seq": self.last_seq}
         return orjson.dumps({**body, "input": list(self.input), "response": self.response})
 
@@ -211,7 +214,8 @@ class History:
             if self._item_homes.get((turn.owner, item["id"])) is turn:
                 del self._item_homes[turn.owner, item["id"]]
         # Descendants still point here; what it held must not outlive the bound through them.
-        turn.gone = True
+        turn.gone, turns = True, turn.lineage()
+        turn.older = (*turns[0].older, *(one.id for one in turns[:-1]))
         turn.input = ()
         turn.response = {**turn.response, "output": [], "instructions": None, "tools": []}
         turn.parent = None

@@ -33,7 +33,7 @@ from grizz.transport.base import Cause
 log = logging.getLogger(__name__)
 
 # What takes longer to store an answer does not hold up its end any more.
-_STORE_WITHIN_S = 2.0
+STORE_WITHIN_S = 2.0
 
 
 class Home:
@@ -50,8 +50,9 @@ class Home:
         self._pulse = pulse
         self._turns = turns
         self._metrics = metrics
-        # Responses whose end is not shown before it is stored, and their turn in its conversation.
-        self._ending: dict[str, Reply] = {}
+        # Replies whose end is not shown before it is stored, and their turn in its conversation. Not their ids: a reply
+        # that was given away may come back under its id as another one.
+        self._ending: set[Reply] = set()
         # What came while it was not known who speaks: for two seconds at most.
         self._held: list[tuple[str, Sequence[Event]]] = []
         pulse.after = self._release
@@ -171,7 +172,7 @@ class Home:
     def end(self, response_id: str, ending: Ending) -> None:
         """Write the terminal event of a response that no worker holds."""
         reply = self._replies.get(response_id)
-        if reply is None or reply.ended or response_id in self._ending:
+        if reply is None or reply.ended or reply in self._ending:
             return
         outcome, how = ending
         composer = reply.composer(new_id)
@@ -184,7 +185,7 @@ class Home:
         self._append(reply, composer.take(), _now())
 
     def _append(self, reply: Reply, events: Sequence[Event], now: float) -> None:
-        if not events or reply.ended or reply.id in self._ending:
+        if not events or reply.ended or reply in self._ending:
             return
         end = events[-1]
         if not end.terminal:
@@ -196,9 +197,9 @@ class Home:
         stored = self._lookup.settle(reply.id, reply.owner, turn, in_conversation=talks)
         if len(events) > 1:
             self._show(reply, events[:-1], now)
-        self._ending[reply.id] = reply
+        self._ending.add(reply)
         waits = {name for name, does in (("stored", stored is not None), ("talks", talks)) if does}
-        late = asyncio.get_running_loop().call_later(_STORE_WITHIN_S, self._show_end, reply, end, turn)
+        late = asyncio.get_running_loop().call_later(STORE_WITHIN_S, self._show_end, reply, end, turn)
 
         def done(name: str) -> None:
             waits.discard(name)
@@ -216,7 +217,10 @@ class Home:
     def _show_end(self, reply: Reply, end: Event, turn: Turn | None) -> None:
         """All that it says is where it belongs, or that takes too long."""
         # Unless it was shown; or nobody has the reply any more, or somebody else speaks for it.
-        if self._ending.pop(reply.id, None) is reply and self._replies.get(reply.id) is reply:
+        if reply not in self._ending:
+            return
+        self._ending.discard(reply)
+        if self._replies.get(reply.id) is reply:
             self._show(reply, [end], _now())
             self._settled(reply, turn, _now())
 

@@ -151,11 +151,15 @@ class Lookup:
 
     @contextlib.contextmanager
     def _looking_up(self, owner: str) -> Iterator[None]:
-        """Look-ups elsewhere are bounded: they cost messages, and ids can be invented.
+        """Look-ups elsewhere are bounded: they cost messages, and ids can be invented. This process's own file asks
+        nobody: who comes back after a restart with many conversations must not be refused.
 
         Raises:
             RequestError: 429.
         """
+        if self.peers is None:
+            yield
+            return
         mine = self._lookups.get(owner, 0)
         if mine >= _MAX_LOOKUPS_OF_OWNER or sum(self._lookups.values()) >= _MAX_LOOKUPS:
             text = "Too many responses are being looked up at other servers; try again."
@@ -220,10 +224,14 @@ class Lookup:
                 ancestor = older[one][0]
                 ancestor.parent = parent
                 self.history.add(ancestor, now)
+            elif parent is not None:
+                ancestor.parent = parent  # what memory has may hang on what memory has lost
             parent = ancestor
-        turn.parent = parent
-        if (known := self.history.find(response_id, owner, now)) is not None:
+        known = self.history.find(response_id, owner, now)
+        if known is not None:
+            known.parent = parent or known.parent
             return known
+        turn.parent = parent
         self.history.add(turn, now)
         return turn
 

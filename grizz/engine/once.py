@@ -86,6 +86,7 @@ class Once:
                 break
             _check(entry.digest, digest)
             await entry.settled.wait()
+            _check(entry.digest, digest)  # it may have become known that another process has it, for another body
             if self._entries.get(name) is entry:
                 return Earlier(entry.response_id, entry.elsewhere)
         entry = self._entries[name] = _Entry(owner, digest, response_id, now)

@@ -33,7 +33,8 @@ def request(model: str, context: Sequence[Item], instructions: str | None) -> Re
     Pictures are not in it: they are in the user's own messages, which stay.
     """
     asked = _ASK + (_HELD_UNDER + instructions if instructions else "")
-    return Request(model, (message("user", transcript(context)),), {"instructions": asked, "store": False})
+    fields = {"instructions": asked, "store": False, "grizz_summary": True}
+    return Request(model, (message("user", transcript(context)),), fields)
 
 
 def transcript(context: Iterable[Item]) -> str:

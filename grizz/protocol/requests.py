@@ -67,8 +67,8 @@ class Request:
 
     @property
     def fleeting(self) -> bool:
-        """Is it of use only to the connection that asked? So it is with a chat completion that is not stored."""
-        return "grizz_chat" in self.fields and not self.store
+        """Is it of use only to the connection that asked? So are unstored chat completions, and what compacts."""
+        return ("grizz_chat" in self.fields or "grizz_summary" in self.fields) and not self.store
 
     @property
     def generate(self) -> bool:

@@ -126,6 +126,8 @@ class MemoryTransport:
     async def cancel(self, job_id: str, cause: Cause) -> Found:
         """See `Transport.cancel`."""
         if self._ledger.withdraw(job_id) is not None:
+            if not self._home.knows(job_id):  # no response will end with it, and so none be settled
+                self._over(job_id)
             return Found.QUEUED
         delivery = self._ledger.holder(job_id)
         if delivery is None:

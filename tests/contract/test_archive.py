@@ -12,6 +12,7 @@ import pytest
 
 from grizz.tasks import TaskOwner
 from grizz.transport.base import Archive
+from grizz.transport.sqlite import upkeep
 from grizz.transport.sqlite.store import Store
 from tests.contract.cast import LEASE_S, Node, Recorder, a_store, job
 from tests.redis_servers import RedisServer
@@ -200,4 +201,30 @@ async def test_what_nobody_used_for_long_enough_goes(tmp_path: Path) -> None:
         return set(await store.archive.fetch(IDS)) == {IDS[1]}
 
     await until(expired)
+    await store.close()
+
+
+async def test_what_was_deleted_is_gone_from_the_log_of_writes_soon_after(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(upkeep, "_CUT_EVERY_S", 0.1)
+    store = await a_store(tmp_path)
+    log = tmp_path / "state" / "grizz.db-wal"
+    await store.journal.accepted(job(IDS[0], "some-owner"), 1)
+    assert b"some-owner" in log.read_bytes()
+    reads = sqlite3.connect(tmp_path / "state" / "grizz.db", isolation_level=None)
+    reads.execute("BEGIN")
+    reads.execute("SELECT count(*) FROM jobs").fetchall()
+    done = store.journal.remove(IDS[0])
+    assert done is not None
+    await done
+    await asyncio.sleep(1.2)
+    assert b"some-owner" in log.read_bytes()  # a reader may still need it, and holds up nobody
+    await asyncio.wait_for(store.archive.discard(IDS[0]), 2)
+    reads.close()
+
+    async def gone() -> bool:
+        return not any(b"some-owner" in part.read_bytes() for part in (tmp_path / "state").iterdir())
+
+    await until(gone)
     await store.close()

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import sqlite3
 import threading
+import time
+import types
 from pathlib import Path
 
 import aiohttp
@@ -76,6 +79,50 @@ async def test_while_too_much_waits_for_a_slow_disk_only_what_must_be_is_written
     assert set(await store.archive.fetch(["resp_0", "resp_1"])) == {"resp_0"}
     assert not store.writer.full
     await store.close()
+
+
+async def test_an_answer_that_is_left_out_for_a_slow_disk_does_not_wait_in_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = await a_store(tmp_path)
+    go_on = threading.Event()
+    stuck = store.writer.write(lambda db: go_on.wait(10))
+    monkeypatch.setattr(writer, "MAX_WAITING_BYTES", 0)
+    record = bytes(bytearray(100_000))
+    store.archive.keep("resp_1", "alice", record)
+    holders = gc.get_referrers(record)
+    go_on.set()
+    await stuck
+    assert not [held for held in holders if isinstance(held, types.CellType)]
+    await store.close()
+
+
+async def test_what_was_left_is_read_however_slow_the_disk_is(tmp_path: Path) -> None:
+    store = await a_store(tmp_path)
+    await store.journal.accepted(job("resp_1"), 1)
+    go_on = threading.Event()
+    async with asyncio.TaskGroup() as group:
+        group.create_task(store.reader.ask(lambda db: go_on.wait(10), None))
+        group.create_task(asyncio.to_thread(lambda: (time.sleep(2.5), go_on.set())))
+        await asyncio.sleep(0.05)
+        found = await store.journal.unfinished()
+    assert [one.job.id for one in found] == ["resp_1"]
+    await store.close()
+
+
+async def test_a_read_that_does_not_end_does_not_keep_the_file_from_being_closed(tmp_path: Path) -> None:
+    store = await a_store(tmp_path)
+    endless = "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT max(i) FROM n"
+    reads = asyncio.ensure_future(store.reader.ask(lambda db: db.execute(endless).fetchall(), None))
+    await asyncio.sleep(0.1)
+    store.archive.keep("resp_1", "alice", b"{}")
+    async with asyncio.timeout(10):
+        await store.close()
+        with pytest.raises(sqlite3.OperationalError, match="interrupted"):
+            await reads
+    again = await a_store(tmp_path)
+    assert await again.archive.fetch(["resp_1"]) == {"resp_1": b"{}"}
+    await again.close()
 
 
 async def test_what_waits_is_written_when_it_closes_and_later_calls_harm_nothing(tmp_path: Path) -> None:

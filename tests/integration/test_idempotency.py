@@ -9,8 +9,11 @@ from typing import Any
 import aiohttp
 import pytest
 
+from grizz.engine.once import Once
+from grizz.errors import RequestError
 from tests.accounts import ACCOUNTS, ALICE, BOB, bearer
 from tests.conftest import Grizz
+from tests.contract.cast import a_store
 from tests.nodes import nodes_on
 from tests.player import Player
 from tests.redis_servers import RedisServer
@@ -159,3 +162,13 @@ async def test_a_socket_reads_what_a_key_has_made(grizz: Grizz, http: aiohttp.Cl
     player = await Player.connect(http, grizz.ws_url)
     ended = (await player.ask("more", previous_response_id=made["id"]))[-1]
     assert ended["response"]["previous_response_id"] == made["id"]
+
+
+async def test_who_waits_for_a_key_that_another_process_has_for_another_body_is_refused_too(tmp_path: Path) -> None:
+    store = await a_store(tmp_path)
+    assert await Once(store.claims, 60).take("me", "k", {"input": "one"}, "resp_1") is None
+    here = Once(store.claims, 60)
+    asked = [here.take("me", "k", {"input": "another"}, f"resp_{number}") for number in (2, 3)]
+    found = await asyncio.gather(*asked, return_exceptions=True)
+    assert [isinstance(one, RequestError) and one.status for one in found] == [422, 422]
+    await store.close()

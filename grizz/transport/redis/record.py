@@ -29,11 +29,13 @@ class Codec:
 
     Attributes:
         may_keep: may it stand in the Redis after its job is over (among the dead letters)?
+        outlives: is its answer of use to anybody once the process that accepted it is gone?
     """
 
     pack: Callable[[Any], dict[str, Any]]
     unpack: Callable[[dict[str, Any]], Any]
     may_keep: Callable[[Any], bool]
+    outlives: Callable[[Any], bool] = lambda payload: True
 
 
 @dataclass(frozen=True, slots=True)

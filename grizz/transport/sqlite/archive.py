@@ -74,14 +74,14 @@ class SqliteArchive:
     def _store(self, response_id: str, owner: str, record: bytes, behind: str | None = None) -> asyncio.Future[Any]:
         """Store it, its job being over; when there is no room for more to be written, only that."""
         self._journal.forget(response_id)
-        room = not self._writer.full
-        if not room:
+        kept = None if self._writer.full else record
+        if kept is None:  # nor may it wait in memory, with the step
             self._metrics.errors.labels("overflow").inc()
         now = time.time()
 
         def step(db: sqlite3.Connection) -> None:
-            if room:
-                db.execute(_KEEP, (response_id, owner, record, now, now))
+            if kept is not None:
+                db.execute(_KEEP, (response_id, owner, kept, now, now))
             db.execute("DELETE FROM jobs WHERE id = ?", (response_id,))
 
-        return self._writer.write(step, len(record) if room else 0, behind=behind)
+        return self._writer.write(step, len(kept or b""), behind=behind)

@@ -63,7 +63,9 @@ class Journal:
         return job_id in self._recorded
 
     async def accepted(self, job: Job, attempt: int) -> None:
-        """See `Journal.accepted`."""
+        """See `Journal.accepted`. What nobody could come back for is not written down."""
+        if not self._codec.outlives(job.payload):
+            return
         if self._writer.full:
             self._metrics.errors.labels("overflow").inc()
             return
@@ -108,11 +110,14 @@ class Journal:
     async def unfinished(self) -> list[Unfinished]:
         """What the process before left behind, in the order it was accepted. What cannot be read is removed.
 
+        It takes as long as it takes: what is not read now is not begun before the next start.
+
         Raises:
-            sqlite3.Error, TimeoutError: the file cannot be read.
+            sqlite3.Error: the file cannot be read.
         """
         found: list[Unfinished] = []
-        for job_id, data, attempt in await self._reader.ask(lambda db: db.execute(_ALL).fetchall()):
+        rows = await self._reader.ask(lambda db: db.execute(_ALL).fetchall(), None)
+        for job_id, data, attempt in rows:
             self._recorded[job_id] = attempt
             try:
                 one = record.unpack(data, self._codec)

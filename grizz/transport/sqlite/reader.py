@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sqlite3
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -28,12 +29,15 @@ class Reader:
     def __repr__(self) -> str:
         return f"<Reader {self._path}{'' if self._db is None else ', open'}>"
 
-    async def ask(self, question: Callable[[sqlite3.Connection], T]) -> T:
+    async def ask(self, question: Callable[[sqlite3.Connection], T], within_s: float | None = _WITHIN_S) -> T:
         """What `question` finds; it is called in the reader's thread. Cancel-safe.
+
+        Args:
+            within_s: None waits for as long as it takes.
 
         Raises:
             sqlite3.Error: it cannot be read.
-            TimeoutError: not within two seconds.
+            TimeoutError: not within that time.
         """
 
         if self._closed:
@@ -44,11 +48,14 @@ class Reader:
                 self._db = connect_reader(self._path)
             return question(self._db)
 
-        async with asyncio.timeout(_WITHIN_S):
+        async with asyncio.timeout(within_s):
             return await asyncio.get_running_loop().run_in_executor(self._thread, read)
 
     async def close(self) -> None:
-        """Close the connection, behind what is being read. Safe to call twice."""
+        """Close the connection, behind what is being read; what takes longer than two seconds is broken off.
+
+        Safe to call twice.
+        """
         if self._closed:
             return
         self._closed = True
@@ -57,5 +64,10 @@ class Reader:
             if self._db is not None:
                 self._db.close()
 
-        await asyncio.get_running_loop().run_in_executor(self._thread, close)
+        closed = asyncio.get_running_loop().run_in_executor(self._thread, close)
         self._thread.shutdown(wait=False)
+        _, late = await asyncio.wait([closed], timeout=_WITHIN_S)
+        if late and self._db is not None:
+            with contextlib.suppress(sqlite3.ProgrammingError):  # it has just been closed
+                self._db.interrupt()  # the writer is closed next, and somebody waits for this process's end
+            await asyncio.wait([closed], timeout=_WITHIN_S)

@@ -52,8 +52,8 @@ class Revival:
         """Take over all that was left, before the workers start; how many responses there were."""
         try:
             found = await self._journal.unfinished()
-        except (sqlite3.Error, TimeoutError) as error:
-            log.error("unfinished answers cannot be read", extra={"err": str(error) or "timeout"})
+        except sqlite3.Error as error:
+            log.error("unfinished answers cannot be read", extra={"err": str(error)})
             return 0
         taken = [one for one in map(self._adopt, found) if one is not None]
         if not taken:

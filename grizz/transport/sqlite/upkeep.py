@@ -13,6 +13,8 @@ from collections.abc import Callable, Sequence
 _AT_ONCE = 200
 _ROUNDS = 20
 _EXPIRE_EVERY_S = 30.0
+# What was deleted or replaced stands in the log of writes until that is cut.
+_CUT_EVERY_S = 5.0
 # Pages given back to the system at a time, once a quarter of the file is free.
 _GIVE_BACK = 500
 
@@ -45,6 +47,8 @@ class Upkeep:
         self._version = -1
         self._seen = 0
         self._expired_at = -_EXPIRE_EVERY_S
+        self._cut_at = time.monotonic()
+        self._changes = 0
         self.bytes = 0
 
     def __repr__(self) -> str:
@@ -58,6 +62,8 @@ class Upkeep:
             self._expire(db)
         self._keep_bound(db)
         self._give_back(db)
+        if db.total_changes != self._changes and time.monotonic() - self._cut_at >= _CUT_EVERY_S:
+            self._cut(db)
 
     def _look_for_erasures(self, db: sqlite3.Connection) -> None:
         version = _number(db, "PRAGMA data_version")  # another one when another connection has committed
@@ -96,6 +102,21 @@ class Upkeep:
         free, pages = _number(db, "PRAGMA freelist_count"), _number(db, "PRAGMA page_count")
         if free > _GIVE_BACK and free * 4 > pages:
             db.execute(f"PRAGMA incremental_vacuum({_GIVE_BACK})").fetchall()
+
+    def _cut(self, db: sqlite3.Connection) -> None:
+        """Fold the log of writes in and cut it: every answer deletes its job, whose words may be for no one to keep.
+
+        Whoever reads just now is not waited for, since the writers would wait, too: then it is done at a later look.
+        """
+        changes = db.total_changes
+        busy_ms = _number(db, "PRAGMA busy_timeout")
+        db.execute("PRAGMA busy_timeout = 0")
+        try:
+            busy = _number(db, "PRAGMA wal_checkpoint(TRUNCATE)")
+        finally:
+            db.execute(f"PRAGMA busy_timeout = {busy_ms}")
+        if not busy:
+            self._changes, self._cut_at = changes, time.monotonic()
 
 
 def _used(db: sqlite3.Connection) -> int:
