@@ -84,7 +84,8 @@ class Compactions:
                 text = "This compaction item cannot be opened here; send the conversation itself."
                 param = f"input[{index - older}].encrypted_content" if index >= older else None
                 raise RequestError(400, Code.INVALID_ENCRYPTED_CONTENT, text, param=param)
-            found[token] = compaction.unpacked(data)
+            # With ids as all other items: what is read of a context is found and kept by them.
+            found[token] = with_ids(compaction.unpacked(data), new_id)
         return compaction.in_place(context, found) if found else list(context)
 
     async def _agree(self) -> None:

@@ -184,13 +184,18 @@ class Turns:
         self, conversation_id: str, turn: str, items: Sequence[Item] | None, then: Callable[[], None]
     ) -> None:
         try:
-            done = await self._append(conversation_id, turn, items)
+            try:
+                done = await self._append(conversation_id, turn, items)
+            finally:
+                then()
+            if not done and items is not None:
+                await self._append_late(conversation_id, turn, items)
+        except Exception:
+            self._give_back(conversation_id, turn)  # a turn that cannot be kept must not keep all others out
+            raise
         finally:
-            then()
-        if not done and items is not None:
-            await self._append_late(conversation_id, turn, items)
-        self._held.pop(turn, None)
-        self._free(conversation_id)
+            self._held.pop(turn, None)
+            self._free(conversation_id)
 
     async def _append(self, conversation_id: str, turn: str, items: Sequence[Item] | None) -> bool:
         try:
@@ -233,6 +238,18 @@ def said(given: Sequence[Item], response: dict[str, Any]) -> list[Item] | None:
     broken = ("in_progress", "incomplete")
     output = (item for item in response["output"] if not (item["type"].endswith("_call") and item["status"] in broken))
     return [*given, *output]
+
+
+def given_in(own: Sequence[Item], context: Sequence[Item]) -> list[Item]:
+    """What a turn adds to its conversation before the answer, when only its request and its context are known.
+
+    Args:
+        own: the input as it came; a reference is what it leads to, a compaction item stays sealed.
+        context: all that the model sees: it may be longer than what was said, where compaction items were opened.
+    """
+    known = {item["id"]: item for item in context}
+    named = (known.get(item["id"]) if item["type"] == "item_reference" else item for item in own)
+    return [item for item in named if item is not None]
 
 
 def _locked(conversation_id: str) -> RequestError:
