@@ -116,9 +116,10 @@ class Turns:
             self._give_back(held.conversation_id, turn)
 
     def adopt(self, reply: Reply) -> None:
-        """This node is the home of a turn that another one began."""
-        if reply.request.conversation is not None:
-            self._held[reply.id] = _Held(reply.request.conversation, 0.0)
+        """This node is the home of a turn that another one began: the lock is renewed, or taken again, at once."""
+        if (named := reply.request.conversation) is not None:
+            self._held[reply.id] = held = _Held(named, 0.0)
+            self._prolong(reply.id, held)
 
     def settle(self, reply: Reply, response: dict[str, Any], then: Callable[[], None]) -> None:
         """A response has ended: append the turn if it counts, release the lock, call `then`, within two seconds."""
@@ -134,10 +135,13 @@ class Turns:
             if now < held.renew_at:
                 continue
             if self._is_home(turn):
-                held.renew_at = now + self._hold_s / 3
-                self._tasks.spawn(self._renew(held.conversation_id, turn), name=f"hold the turn of {turn}")
+                self._prolong(turn, held)
             else:  # another node speaks for it now
                 del self._held[turn]
+
+    def _prolong(self, turn: str, held: _Held) -> None:
+        held.renew_at = _now() + self._hold_s / 3
+        self._tasks.spawn(self._renew(held.conversation_id, turn), name=f"hold the turn of {turn}")
 
     async def _take(self, conversation_id: str, turn: str, line: _Line, until: float) -> list[Item] | None:
         pause = _LOOK_S

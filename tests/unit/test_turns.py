@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import pytest
+
 from grizz.engine.reply import Reply
 from grizz.engine.turns import Turns, given_in
+from grizz.errors import ConversationLocked
 from grizz.protocol import requests
 from grizz.protocol.events import response_object
 from grizz.tasks import TaskOwner
@@ -50,4 +53,16 @@ async def test_a_turn_that_cannot_be_kept_frees_its_conversation_all_the_same() 
     await asyncio.wait_for(ended.wait(), 5)
     assert await turns.begin(CONVERSATION, "resp_2", 5) == []
     assert repr(turns).startswith("<Turns: 1 held")
+    assert await tasks.close(within_s=1) == []
+
+
+async def test_an_adopted_turn_has_its_conversation_before_anybody_else_can_begin_one() -> None:
+    """Where locks live in the process, a restart has freed them all."""
+    tasks = TaskOwner("test")
+    shelf = MemoryShelf(keep_s=60, max_bytes=1 << 20)
+    turns = await turns_on(shelf, tasks)
+    turns.adopt(reply_of("resp_1"))
+    await asyncio.sleep(0)
+    with pytest.raises(ConversationLocked):
+        await shelf.begin(CONVERSATION, "resp_2", 5.0)
     assert await tasks.close(within_s=1) == []
