@@ -49,7 +49,7 @@ class Compactions:
             RequestError: there is no summary; 503, the secret is not to be had now.
         """
         summary = compaction.summary_of(response)
-        await self._agree()
+        await self.agree()
         token = self._vault.seal(owner, compaction.packed(context, summary))
         item = {"id": new_id("cmp"), "type": "compaction", "encrypted_content": token}
         return {
@@ -73,22 +73,29 @@ class Compactions:
         found: dict[str, list[Item]] = {}
         older = len(context) - given
         for index, item in enumerate(context):
-            if item["type"] != "compaction":
+            token = item.get("encrypted_content") if item["type"] == "compaction" else None
+            if token is None:
                 continue
-            token = item["encrypted_content"]
             if self._foreign and not self._vault.made(token):
                 continue
-            await self._agree()
+            await self.agree()
             data = self._vault.open(owner, token)
             if data is None:
                 text = "This compaction item cannot be opened here; send the conversation itself."
                 param = f"input[{index - older}].encrypted_content" if index >= older else None
                 raise RequestError(400, Code.INVALID_ENCRYPTED_CONTENT, text, param=param)
-            found[token] = compaction.unpacked(data)
-        return compaction.in_place(context, found) if found else list(context)
+            # With ids as all other items: what is read of a context is found and kept by them.
+            found[token] = with_ids(compaction.unpacked(data), new_id)
+        return compaction.in_place(context, found)
 
-    async def _agree(self) -> None:
-        """Take the secret that whoever came first has left: one or two commands of Redis, at the first need."""
+    async def agree(self) -> None:
+        """Take the secret that whoever came first has left: one or two commands of Redis, at the first need.
+
+        Cancel-safe. Whoever is about to pay a model for a summary asks first: without the secret it would be lost.
+
+        Raises:
+            RequestError: 503, the secret is not to be had now.
+        """
         if self._claims is None:
             return
         try:

@@ -21,7 +21,7 @@ from grizz.engine.lookup import Lookup
 from grizz.engine.pulse import Pulse
 from grizz.engine.replies import Replies
 from grizz.engine.reply import Reply
-from grizz.engine.turns import Turns
+from grizz.engine.turns import Turns, given_in
 from grizz.engine.worker import STOPPED, Ending, Work, failed
 from grizz.errors import Code
 from grizz.protocol.compose import Composer
@@ -129,8 +129,8 @@ class Home:
         reply = mirror or _new_reply(job, work, now)
         # The whole context stands for the turns before it: they may be gone with the home, and are only read again.
         # Those of a conversation are in it.
-        own = len(work.request.input) if work.request.conversation is not None else len(work.context)
-        reply.given = tuple(work.context[len(work.context) - own :])
+        in_conversation = work.request.conversation is not None
+        reply.given = tuple(given_in(work.request.input, work.context) if in_conversation else work.context)
         reply.request = work.request
         if reply.ended:  # its end was shown here already; its turn may have been late
             if work.request.conversation is not None:

@@ -9,7 +9,9 @@ from grizz.protocol.events import NewId
 
 _RESPONSE = "resp_"
 _PLACE_BYTES = 20  # of a response's id: node, hour and random
+_HOUR = slice(4, 6)  # where in it the hour is
 _PLACE = 27  # characters of it in Base64
+_OWN_BYTES, _OWN = 4, 6  # an item's own, and characters of it
 
 
 def new_id(prefix: str) -> str:
@@ -28,17 +30,30 @@ def ids_of(response_id: str) -> NewId:
     if len(place) != _PLACE_BYTES:
         return new_id
     told = base64.urlsafe_b64encode(place).decode().rstrip("=")
-    return lambda prefix: new_id(prefix) if prefix == "call" else f"{prefix}_{told}{secrets.token_urlsafe(4)}"
+    return lambda prefix: new_id(prefix) if prefix == "call" else f"{prefix}_{told}{secrets.token_urlsafe(_OWN_BYTES)}"
 
 
-def response_of(item_id: str) -> str | None:
-    """The id of the response that has an item of this id, if `ids_of` made it."""
-    told = item_id.partition("_")[2][:_PLACE]
+def response_of(item_id: str, now: float) -> str | None:
+    """The id of the response that has an item of this id, if `ids_of` made it.
+
+    Other servers' ids may look alike, and what they seem to tell would be searched for in vain: so its length must be
+    right, and its hour not to come. The hours count to 65,536, 7.5 years; half of them are taken for those to come.
+
+    Args:
+        now: seconds since the epoch.
+    """
+    told = item_id.partition("_")[2]
+    if len(told) != _PLACE + _OWN:
+        return None
     try:
-        place = base64.urlsafe_b64decode(told + "=")
+        place = base64.urlsafe_b64decode(told[:_PLACE] + "=")
     except ValueError:
         return None
-    return _RESPONSE + place.hex() if len(place) == _PLACE_BYTES else None
+    if len(place) != _PLACE_BYTES:
+        return None
+    # An hour ahead is as good as now: the clocks of two nodes differ.
+    age_h = (int(now / 3600) + 1 - int.from_bytes(place[_HOUR], "big")) & 0xFFFF
+    return _RESPONSE + place.hex() if age_h < 0x8000 else None
 
 
 def noise(length: int) -> str:

@@ -95,7 +95,7 @@ class Lookup:
     async def item(self, item_id: str, owner: str, scope: Scope | None) -> Item | None:
         """An output item, wherever it was made, if this owner (on this connection) may see it. Cancel-safe."""
         found = self.history.item(item_id, owner, scope)
-        response_id = response_of(item_id) if found is None and self._archive is not None else None
+        response_id = response_of(item_id, time.time()) if found is None and self._archive is not None else None
         if response_id is not None and await self.turn(response_id, owner, scope) is not None:
             found = self.history.item(item_id, owner, scope)  # the turn is known here from now on
         return found

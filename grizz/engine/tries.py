@@ -144,7 +144,8 @@ class Tries:
 
     def _reader(self, trial: Trial) -> Reader | Relay:
         if trial.member.terms.api == "responses":
-            return Relay(self._composer, new_id=self._new_id)
+            sealed = self._request.sealed_reasoning
+            return Relay(self._composer, new_id=self._new_id, sealed=sealed)
         return Reader(self._composer, new_id=self._new_id, most_calls=self._request.most_calls)
 
     def _body(self, trial: Trial, ask: Ask) -> dict[str, Any]:

@@ -116,9 +116,10 @@ class Turns:
             self._give_back(held.conversation_id, turn)
 
     def adopt(self, reply: Reply) -> None:
-        """This node is the home of a turn that another one began."""
-        if reply.request.conversation is not None:
-            self._held[reply.id] = _Held(reply.request.conversation, 0.0)
+        """This node is the home of a turn that another one began: the lock is renewed, or taken again, at once."""
+        if (named := reply.request.conversation) is not None:
+            self._held[reply.id] = held = _Held(named, 0.0)
+            self._prolong(reply.id, held)
 
     def settle(self, reply: Reply, response: dict[str, Any], then: Callable[[], None]) -> None:
         """A response has ended: append the turn if it counts, release the lock, call `then`, within two seconds."""
@@ -134,10 +135,13 @@ class Turns:
             if now < held.renew_at:
                 continue
             if self._is_home(turn):
-                held.renew_at = now + self._hold_s / 3
-                self._tasks.spawn(self._renew(held.conversation_id, turn), name=f"hold the turn of {turn}")
+                self._prolong(turn, held)
             else:  # another node speaks for it now
                 del self._held[turn]
+
+    def _prolong(self, turn: str, held: _Held) -> None:
+        held.renew_at = _now() + self._hold_s / 3
+        self._tasks.spawn(self._renew(held.conversation_id, turn), name=f"hold the turn of {turn}")
 
     async def _take(self, conversation_id: str, turn: str, line: _Line, until: float) -> list[Item] | None:
         pause = _LOOK_S
@@ -184,13 +188,18 @@ class Turns:
         self, conversation_id: str, turn: str, items: Sequence[Item] | None, then: Callable[[], None]
     ) -> None:
         try:
-            done = await self._append(conversation_id, turn, items)
+            try:
+                done = await self._append(conversation_id, turn, items)
+            finally:
+                then()
+            if not done and items is not None:
+                await self._append_late(conversation_id, turn, items)
+        except Exception:
+            self._give_back(conversation_id, turn)  # a turn that cannot be kept must not keep all others out
+            raise
         finally:
-            then()
-        if not done and items is not None:
-            await self._append_late(conversation_id, turn, items)
-        self._held.pop(turn, None)
-        self._free(conversation_id)
+            self._held.pop(turn, None)
+            self._free(conversation_id)
 
     async def _append(self, conversation_id: str, turn: str, items: Sequence[Item] | None) -> bool:
         try:
@@ -233,6 +242,18 @@ def said(given: Sequence[Item], response: dict[str, Any]) -> list[Item] | None:
     broken = ("in_progress", "incomplete")
     output = (item for item in response["output"] if not (item["type"].endswith("_call") and item["status"] in broken))
     return [*given, *output]
+
+
+def given_in(own: Sequence[Item], context: Sequence[Item]) -> list[Item]:
+    """What a turn adds to its conversation before the answer, when only its request and its context are known.
+
+    Args:
+        own: the input as it came; a reference is what it leads to, a compaction item stays sealed.
+        context: all that the model sees: it may be longer than what was said, where compaction items were opened.
+    """
+    known = {item["id"]: item for item in context}
+    named = (known.get(item["id"]) if item["type"] == "item_reference" else item for item in own)
+    return [item for item in named if item is not None]
 
 
 def _locked(conversation_id: str) -> RequestError:

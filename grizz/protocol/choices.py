@@ -120,7 +120,8 @@ class Choice:
     def _item(self, kind: str, body: dict[str, Any]) -> list[bytes]:
         item, index = body["item"], body["output_index"]
         if kind.endswith("done"):
-            self._broken = self._broken or item.get("status") == "incomplete"
+            # Before the first chunk nothing is lost, and an upstream may well end a hosted tool's item so.
+            self._broken = self._broken or (self._begun and item.get("status") == "incomplete")
             return []
         if self._broken:
             # Its worker was lost, and another one begins anew. What went out already cannot be taken back.

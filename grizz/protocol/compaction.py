@@ -97,13 +97,18 @@ def unpacked(data: bytes) -> list[Item]:
 def in_place(context: Iterable[Item], opened: dict[str, list[Item]]) -> list[Item]:
     """The context with what compaction items hold instead of them; system messages go first.
 
+    One that an upstream began and never filled holds nothing, and no server would take it back: it is left out.
+
     Args:
         opened: what they hold, by their `encrypted_content`; others stay as they are.
     """
     first: list[Item] = []
     rest: list[Item] = []
     for item in context:
-        held = opened.get(item["encrypted_content"]) if item["type"] == "compaction" else None
+        held: list[Item] | None = None
+        if item["type"] == "compaction":
+            token = item.get("encrypted_content")
+            held = opened.get(token) if token else []
         for one in [item] if held is None else held:
             is_system = held is not None and one["type"] == "message" and one["role"] in _SYSTEM_ROLES
             (first if is_system else rest).append(one)

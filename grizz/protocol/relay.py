@@ -1,7 +1,7 @@
 """Events of an upstream that speaks the Responses API itself → our events (protocol §16.3).
 
-What it says is passed on as it is, hosted tools and unknown events included; numbers, response ids and places in the
-output become ours. The order of §8 is kept whatever comes: what was not announced is announced, what was not closed is
+What it says is passed on as it is, hosted tools and unknown events included; numbers, ids and places in the output
+become ours. The order of §8 is kept whatever comes: what was not announced is announced, what was not closed is
 closed, what belongs to nothing that is open is left out. Before the first content everything waits, so that another
 upstream may still be asked unseen.
 """
@@ -67,6 +67,10 @@ _SHALLOW_BYTES = 400
 class Relay:
     """Reads the payloads of one stream of Responses events into a composer; see `Reader` for the methods.
 
+    Args:
+        new_id: makes the ids of its items.
+        sealed: was encrypted reasoning asked for? Then reasoning items keep the ids that they come with.
+
     Attributes:
         tokens: events that brought something.
         done: the last event was read.
@@ -75,9 +79,9 @@ class Relay:
 
     finishing = False
 
-    def __init__(self, composer: Composer, *, new_id: NewId) -> None:
+    def __init__(self, composer: Composer, *, new_id: NewId, sealed: bool = False) -> None:
         self._composer = composer
-        self._known = Known(composer, new_id)
+        self._known = Known(composer, new_id, sealed=sealed)
         self._held: list[tuple[str, dict[str, Any]]] = []
         self._held_bytes = 0
         self._begun = False

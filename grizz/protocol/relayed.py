@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -20,7 +21,9 @@ _HOLDERS = {id(TEXT): "message", id(_REFUSAL): "message", id(_SUMMARY): "reasoni
     id(kind): name for name, kind in INLINE.items()
 }
 _HOLDERS[id(OPAQUE["response.reasoning_summary_part.added"])] = "reasoning"
-_PREFIXES = {"message": "msg", "function_call": "fc", "reasoning": "rs"}
+_PREFIXES = {"message": "msg", "function_call": "fc", "reasoning": "rs", "compaction": "cmp"}
+# Of an item of another kind: servers that check ids look at how they begin.
+_PREFIX = re.compile(r"([a-z]{1,16})_")
 # Only clients say these; from a model they would confuse every later turn.
 _OF_CLIENTS = frozenset({"function_call_output", "item_reference"})
 _LISTS: tuple[str, ...] = ("content", "summary")
@@ -51,9 +54,14 @@ class Relayed:
 
 
 class Known:
-    """Everything that one stream has announced."""
+    """Everything that one stream has announced.
 
-    def __init__(self, composer: Composer, new_id: NewId) -> None:
+    Args:
+        sealed: its reasoning may come with `encrypted_content` in the end.
+    """
+
+    def __init__(self, composer: Composer, new_id: NewId, *, sealed: bool) -> None:
+        self._sealed = sealed
         self._composer = composer
         self._new_id = new_id
         self._by_place: dict[int, Relayed] = {}
@@ -149,8 +157,7 @@ class Known:
     def _open(self, obj: dict[str, Any], place: Any) -> Relayed:
         given = obj.get("id")
         kind = obj["type"]
-        fresh = _is_text(given) and len(given) <= _LONGEST_ID and given not in self._ids
-        ours = {**obj, "id": given if fresh else self._new_id(_PREFIXES.get(kind, "item"))}
+        ours = {**obj, "id": self._id(obj)}
         if kind == "message":
             role = obj.get("role") if obj.get("role") in ROLES else "assistant"
             ours |= {"status": "in_progress", "role": role, "content": []}
@@ -169,6 +176,18 @@ class Known:
         if type(place) is int:
             self._by_place[place] = found
         return found
+
+    def _id(self, obj: dict[str, Any]) -> str:
+        """Ours: some servers count anew in each answer, and of ours it is known everywhere whose they are.
+
+        Theirs where a sealed content may be bound to it: OpenAI refuses to take it back under another one.
+        """
+        given, kind = obj.get("id"), obj["type"]
+        sealed = kind == "compaction" or (kind == "reasoning" and (self._sealed or obj.get("encrypted_content")))
+        if sealed and _is_text(given) and len(given) <= _LONGEST_ID and given not in self._ids:
+            return given
+        theirs = _PREFIX.match(given) if _is_text(given) else None
+        return self._new_id(_PREFIXES.get(kind) or (theirs[1] if theirs else "item"))
 
     def _call_id(self, given: Any) -> str:
         """Ids that are missing, or used twice in one answer, would make the tool's output ambiguous."""

@@ -103,6 +103,11 @@ class Request:
         """Reasoning as `response.reasoning_text.*` instead of the portable summary form."""
         return self.fields.get("grizz_reasoning") == "raw"
 
+    @property
+    def sealed_reasoning(self) -> bool:
+        """Reasoning with `encrypted_content`, which goes back to the model's server with the conversation."""
+        return "reasoning.encrypted_content" in (self.fields.get("include") or ())
+
 
 def parse(body: Any, default_model: str) -> Request:
     """Check a create body.

@@ -89,6 +89,7 @@ class Api(Handlers):
         context = await self._engine.context(asked, identity.owner)
         if not context:
             raise RequestError(400, Code.MISSING_PARAMETER, "There is nothing to compact.", param="input")
+        await self._engine.compactions.agree()
         work = compaction.request(asked.model, context, asked.fields.get("instructions"))
         # What the model is asked counts, not the request: that may hold no more than an id.
         size = max(size, len(work.input[0]["content"][0]["text"]))

@@ -234,3 +234,24 @@ async def test_a_conversation_and_its_running_turn_survive_and_the_turn_is_in_it
         told = [item["content"][0]["text"] for item in page["data"]]
         assert told == ["[[echo:one]]", "one", "[[words:60]] [[rate:60]]", numbers(60)]
         assert house.rows("SELECT count(*) FROM conversation_turns") == [(2,)]
+
+
+async def test_a_compacted_windows_turn_survives_and_its_conversation_goes_on(tmp_path: Path) -> None:
+    async with house_in(tmp_path) as house, aiohttp.ClientSession() as http:
+        await house.start()
+        said = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "[[echo:a heron]]"}]
+        async with http.post(f"{house.node.url}/v1/responses/compact", json={"model": "m", "input": said}) as answer:
+            window = (await answer.json())["output"]
+        async with http.post(f"{house.node.url}/v1/conversations", json={}) as answer:
+            conversation = (await answer.json())["id"]
+        given = [*window, {"role": "user", "content": "[[words:60]] [[rate:60]]"}]
+        fields = {"conversation": conversation, "background": True, "input": given}
+        running = await ask(http, house, "", **fields)
+        await asyncio.sleep(0.3)
+        await house.killed()
+        assert (await ended(http, house, running["id"]))["status"] == "completed"
+        _, page = await get(http, f"{house.node.url}/v1/conversations/{conversation}/items?order=asc")
+        assert [item.get("role") for item in page["data"]] == ["user", None, "user", "assistant"]
+        assert page["data"][1]["encrypted_content"] == window[1]["encrypted_content"]
+        after = await ask(http, house, "[[echo:after]]", conversation=conversation)
+        assert after["status"] == "completed", after

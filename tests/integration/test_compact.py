@@ -9,6 +9,8 @@ import openresponses_types as open_types
 import pytest
 from openai import AsyncOpenAI
 
+from grizz.engine.compaction import Compactions
+from grizz.errors import ClaimsDown
 from tests.accounts import ACCOUNTS, ALICE, BOB, bearer
 from tests.conftest import Grizz, running_grizz
 from tests.player import Player
@@ -232,6 +234,22 @@ async def test_a_conversation_that_is_not_there_is_not_compacted(grizz: Grizz, h
     assert (status, told["error"]["code"]) == (404, "conversation_not_found")
     body = {"conversation": "conv_" + "0" * 32, "previous_response_id": "resp_x", "input": "x"}
     assert (await compact(http, grizz.url, **body))[0] == 400
+
+
+class _Down:
+    """Claims that cannot be reached."""
+
+    async def claim(self, name: str, value: str, keep_s: float) -> str | None:
+        raise ClaimsDown("nobody there")
+
+    def release(self, name: str, value: str) -> None: ...
+
+
+async def test_without_the_secret_no_model_is_paid_for_a_summary(grizz: Grizz, http: aiohttp.ClientSession) -> None:
+    grizz.app.engine.compactions = Compactions("", _Down())
+    status, told = await compact(http, grizz.url, input=SAID)
+    assert (status, told["error"]["code"]) == (503, "server_is_overloaded")
+    assert grizz.demo.requests == 0
 
 
 FOREIGN = {"type": "compaction", "id": "cmp_1", "encrypted_content": "gAAAAABsomething"}

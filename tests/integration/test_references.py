@@ -6,12 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import orjson
 import pytest
 
 from grizz.engine.ids import ids_of, new_id, new_response_id, response_of
+from tests import relayed
 from tests.accounts import ACCOUNTS, ALICE, BOB, bearer
 from tests.nodes import nodes_on
 from tests.player import Player
+from tests.raw_upstream import HEADERS, Call, raw_upstream
 from tests.redis_servers import RedisServer
 from tests.restarts import house_in
 
@@ -21,17 +24,22 @@ SAID = "[[reasoning:hm]] [[echo:Let me see.]] [[tool:f]] [[args:{}]]"
 
 
 def test_an_item_tells_which_response_has_it_and_no_other_id_does() -> None:
+    now = 1_795_000_000
     for _ in range(100):
-        response_id = new_response_id("0123abcd", 1_795_000_000)
+        response_id = new_response_id("0123abcd", now)
         made = ids_of(response_id)
         ids = {made(prefix) for prefix in ("msg", "rs", "fc") for _ in range(20)}
         assert len(ids) == 60
-        assert {response_of(item_id) for item_id in ids} == {response_id}
+        assert {response_of(item_id, now + hours * 3600) for item_id in ids for hours in (-1, 0, 20_000)} == {
+            response_id
+        }
         assert all(len(item_id) < 40 for item_id in ids)
-        assert response_of(made("call")) is None
-    for strange in (new_id("msg"), "msg_", "", "x", "msg_" + "a" * 200, "msg_" + "ä" * 27, "msg_" + "!" * 27):
-        found = response_of(strange)
-        assert found is None or found.startswith("resp_")
+        assert response_of(made("call"), now) is None
+        assert {response_of(item_id, now - 2 * 3600) for item_id in ids} == {None}
+    for strange in (new_id("msg"), "msg_", "", "x", "msg_" + "a" * 200, "msg_" + "ä" * 33, "msg_" + "!" * 33):
+        assert response_of(strange, now) is None
+    theirs = "msg_67ccd2bed1ec8190b14f964abc0542670bb6a6b452d3795b"  # OpenAI's own
+    assert response_of(theirs, now) is None
 
 
 async def post(http: aiohttp.ClientSession, url: str, key: str, **body: Any) -> tuple[int, dict[str, Any]]:
@@ -88,3 +96,37 @@ async def test_an_unstored_item_is_found_on_its_own_connection_alone(
         assert (status, error["error"]["code"]) == (400, "item_not_found")
         await player.send({"type": "response.create", "input": referring(first), "store": False})
         assert (await player.answer())[-1]["response"]["status"] == "completed"
+
+
+ANSWER = b"".join(
+    b"data: " + orjson.dumps(event) + b"\n\n" for event in relayed.answer(relayed.message(0, "a", item_id="msg_0"))
+)
+
+
+async def the_same(call: Call) -> None:
+    """A server of the Responses API that gives all its messages one id."""
+    await call.raw(HEADERS)
+    await call.part(ANSWER)
+    await call.raw(b"0\r\n\r\n")
+
+
+async def test_a_server_that_counts_its_items_anew_each_time_loses_none_and_they_are_found_after_a_restart(
+    tmp_path: Path, http: aiohttp.ClientSession
+) -> None:
+    async with (
+        raw_upstream(the_same) as (_, upstream),
+        house_in(tmp_path, upstream__api="responses", upstream__base_url=upstream) as house,
+    ):
+        await house.start()
+        async with http.post(f"{house.node.url}/v1/conversations", json={}) as answer:
+            conversation = (await answer.json())["id"]
+        for text in ("one", "two"):
+            _, said = await post(http, house.node.url, "any", input=text, conversation=conversation)
+        async with http.get(f"{house.node.url}/v1/conversations/{conversation}/items") as answer:
+            roles = [item["role"] for item in (await answer.json())["data"]]
+        assert roles == ["assistant", "user"] * 2
+        house.node.kill()
+        await house.start()
+        reference = {"type": "item_reference", "id": said["output"][0]["id"]}
+        status, again = await post(http, house.node.url, "any", input=[reference, {"role": "user", "content": "so?"}])
+        assert status == 200, again

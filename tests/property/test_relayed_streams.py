@@ -113,7 +113,12 @@ def test_a_legal_answer_comes_through_with_all_it_says(events: list[dict[str, An
     theirs = [event["item"] for event in events if event["type"] == "response.output_item.done"]
     ours = bodies(log)[-1]["response"]["output"]
     assert [item["type"] for item in ours] == [item["type"] for item in theirs]
+    named = {body["item_id"] for body in bodies(log) if "item_id" in body}
+    assert named <= {item["id"] for item in ours}
     for own, their in zip(ours, theirs, strict=True):
+        sealed = their["type"] in ("reasoning", "compaction")
+        assert (own["id"] == their["id"]) is sealed
+        their = {**their, "id": own["id"]}
         if raw or not their.get("content") or their["type"] != "reasoning":
             assert {key: own[key] for key in their} == their
         else:

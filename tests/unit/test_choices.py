@@ -99,6 +99,29 @@ def test_hosted_tools_and_unknown_events_are_left_out() -> None:
     assert (choice["message"]["content"], choice["finish_reason"]) == ("", "stop")
 
 
+def test_a_hosted_tool_that_broke_off_before_the_first_word_is_no_lost_answer() -> None:
+    search = {"type": "web_search_call", "id": "ws_1", "status": "incomplete"}
+    message = {"type": "message", "id": "msg_1", "role": "assistant", "status": "in_progress", "content": []}
+    told = deltas(
+        event("response.output_item.done", output_index=0, item=search),
+        event("response.output_item.added", output_index=1, item=message),
+        event("response.output_text.delta", item_id="msg_1", output_index=1, content_index=0, delta="a"),
+    )
+    assert [delta["content"] for delta in told] == ["", "a"]
+
+
+def test_an_answer_that_began_to_be_told_and_begins_anew_is_an_error() -> None:
+    choice = Choice(response("in_progress"), ASKED)
+    message = {"type": "message", "id": "msg_1", "role": "assistant", "status": "incomplete", "content": []}
+    assert choice.read(
+        [event("response.output_text.delta", item_id="msg_1", output_index=0, content_index=0, delta="a")]
+    )
+    choice.read([event("response.output_item.done", output_index=0, item=message)])
+    assert choice.failure is None
+    choice.read([event("response.output_item.added", output_index=1, item={**message, "id": "msg_2"})])
+    assert choice.failure is not None and choice.failure.status == 502
+
+
 def test_an_empty_answer_still_has_a_role_and_an_end() -> None:
     found = deltas(event("response.completed", response=response("completed")))
     assert found == [{"role": "assistant", "content": "", "refusal": None}, {}]

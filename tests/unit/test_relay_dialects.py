@@ -27,11 +27,11 @@ def composer(**options: Any) -> Composer:
     return made
 
 
-def heard(*events: Event, **options: Any) -> list[Event]:
+def heard(*events: Event, sealed: bool = False, **options: Any) -> list[Event]:
     """What comes of a whole answer."""
     made = composer(**options)
     ids = itertools.count()
-    relay = Relay(made, new_id=lambda prefix: f"{prefix}_own{next(ids)}")
+    relay = Relay(made, new_id=lambda prefix: f"{prefix}_own{next(ids)}", sealed=sealed)
     for event in events:
         relay.feed(orjson.dumps(event))
     made.finish(completed_at=2, **relay.end())
@@ -86,7 +86,6 @@ def test_a_server_whose_ids_change_is_followed_by_places() -> None:
     told = heard(*events)
     assert [item["type"] for item in output(told)] == ["message", "function_call"]
     assert output(told)[0]["content"][0]["text"] == "ab"
-    assert output(told)[1]["id"] == "sealed_7"
 
 
 def test_what_only_the_end_tells_is_told_though_all_ids_are_others() -> None:
@@ -148,10 +147,31 @@ def test_parts_of_unknown_kinds_come_through() -> None:
     assert output(told)[0]["content"] == [sound]
 
 
-def test_an_id_that_is_used_twice_is_ours_the_second_time() -> None:
+def ids(*events: Event, **options: Any) -> list[str]:
+    return [item["id"] for item in output(heard(*events, **options))]
+
+
+def test_ids_of_items_are_ours_and_begin_as_theirs() -> None:
     told = heard(*relayed.answer(relayed.message(0, "a", item_id="same"), relayed.message(1, "b", item_id="same")))
     assert [item["content"][0]["text"] for item in output(told)] == ["a", "b"]
-    assert output(told)[0]["id"] == "same" != output(told)[1]["id"]
+    assert [item["id"] for item in output(told)] == ["msg_own0", "msg_own1"]
+    named = {event["item_id"] for event in told if "item_id" in event}
+    assert named == {"msg_own0", "msg_own1"}
+    assert ids(*relayed.answer(relayed.hosted(0), relayed.call(1, "{}"))) == ["ws_own0", "fc_own1"]
+
+
+def test_what_may_be_sealed_under_its_id_keeps_it_unless_it_is_used_twice() -> None:
+    thought = relayed.answer(relayed.reasoning(0, "hm"))
+    assert ids(*thought) == ["rs_0"]  # it has `encrypted_content` from the first
+    for event in thought:
+        if event["type"] == "response.output_item.added":
+            event["item"] = {key: value for key, value in event["item"].items() if key != "encrypted_content"}
+    assert ids(*thought) == ["rs_own0"]
+    assert ids(*thought, sealed=True) == ["rs_0"]
+    again = relayed.answer(relayed.reasoning(0, "hm"), relayed.reasoning(0, "hm"))
+    assert ids(*again) == ["rs_0", "rs_own0"]
+    compacted = {"id": "cmp_theirs", "type": "compaction", "encrypted_content": "gAAA"}
+    assert ids(*relayed.answer([relayed.done(0, compacted)])) == ["cmp_theirs"]
 
 
 def test_of_a_response_in_an_unknown_event_whose_it_is_is_ours_to_say() -> None:
