@@ -128,7 +128,7 @@ class App:
         """
         settings = self._settings
         asyncio.get_running_loop().set_exception_handler(self._loop_error)
-        behind = Behind(settings, self._tasks, self._ends)
+        self.behind = behind = Behind(settings, self._tasks, self._ends)
         members = await behind.open()
         self.names = Names(settings.models, settings.keys)
         self.models = Models(members, behind.default_model(), self.names)

@@ -30,6 +30,9 @@ class Behind:
     Args:
         tasks: owns what watches the local model.
         ends: what to call, the last first, when the process ends; each upstream that is opened is added.
+
+    Attributes:
+        local: the model on this machine, if that answers.
     """
 
     def __init__(
@@ -39,10 +42,10 @@ class Behind:
         self._tasks = tasks
         self._ends = ends
         self._demo: DemoServer | None = None
-        self._local: LocalServer | None = None
+        self.local: LocalServer | None = None
 
     def __repr__(self) -> str:
-        return f"<Behind: {self._demo or self._local or 'model servers'}>"
+        return f"<Behind: {self._demo or self.local or 'model servers'}>"
 
     @property
     def is_demo(self) -> bool:
@@ -73,8 +76,8 @@ class Behind:
     def default_model(self) -> str:
         """The configured model; else one that is known to be there; else "", and the upstream's first is taken."""
         settings = self._settings
-        if self._local is not None:
-            return self._local.model
+        if self.local is not None:
+            return self.local.model
         if settings.uses_demo:
             return DEMO_MODEL
         asks_openai = not (settings.upstreams or settings.upstream.base_url)
@@ -82,16 +85,16 @@ class Behind:
 
     def _open_local(self) -> Member:
         local = self._settings.local
-        self._local = LocalServer(
+        self.local = LocalServer(
             self._tasks, model_file=local.model_file, context=local.context_tokens, threads=local.threads
         )
-        self._local.start()
-        self._ends.append(self._local.stop)
+        self.local.start()
+        self._ends.append(self.local.stop)
         given = self._settings.upstream
         upstream = replace(
             given,
-            base_url=self._local.url,
-            api_key=self._local.api_key,
+            base_url=self.local.url,
+            api_key=self.local.api_key,
             loading_timeout_s=max(_LOCAL_LOADING_S, given.loading_timeout_s),
             first_token_timeout_s=max(_LOCAL_FIRST_TOKEN_S, given.first_token_timeout_s),
             idle_timeout_s=max(_LOCAL_FIRST_TOKEN_S, given.idle_timeout_s),

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -222,3 +222,9 @@ async def metric(http: aiohttp.ClientSession, node: Node, name: str) -> float:
             if line.startswith(name + " "):
                 return float(line.split()[-1])
     raise AssertionError(f"no metric {name}")
+
+
+async def busy_one(http: aiohttp.ClientSession, nodes: Sequence[Node]) -> Node:
+    """The one of these that runs an answer."""
+    (busy,) = [node for node in nodes if await metric(http, node, "grizz_jobs_running")]
+    return busy

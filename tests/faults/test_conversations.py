@@ -13,7 +13,7 @@ import aiohttp
 import pytest
 
 from tests.faults.test_redis_kinds import RIGHTS
-from tests.nodes import Client, Node, nodes_on
+from tests.nodes import Client, Node, busy_one, nodes_on
 from tests.player import numbers
 from tests.redis_servers import Cluster, RedisServer
 
@@ -149,12 +149,11 @@ async def test_a_turn_whose_home_goes_is_kept_once_and_frees_its_conversation(
 async def test_a_killed_worker_costs_a_conversation_nothing(own_redis: RedisServer, tmp_path: Path) -> None:
     async with nodes_on(own_redis.url, tmp_path) as nodes, aiohttp.ClientSession() as http:
         home = await nodes.start(workers__lease_s=LEASE_S, workers__concurrency=0)
-        worker = await nodes.start(workers__lease_s=LEASE_S)
+        workers = [await nodes.start(workers__lease_s=LEASE_S) for _ in range(2)]
         name = await made(http, home)
         client = Client(http, [home])
         asking = await begun(client, "[[words:100]] [[rate:40]]", name)
-        await nodes.start(workers__lease_s=LEASE_S)
-        worker.kill()
+        (await busy_one(http, workers)).kill()
         await asking
         client.check()
         kept = await said(http, home, name)

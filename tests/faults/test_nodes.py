@@ -12,7 +12,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from tests.nodes import ROOT, Client, metric, nodes_on
+from tests.nodes import ROOT, Client, busy_one, nodes_on
 from tests.player import numbers
 from tests.redis_servers import RedisServer
 
@@ -50,8 +50,7 @@ async def test_a_killed_worker_is_replaced_and_its_client_stays_connected(
         asking = asyncio.create_task(client.ask("[[words:200]] [[rate:50]]"))
         while len(client.events) < 10:
             await asyncio.sleep(0.05)
-        (busy,) = [node for node in workers if await metric(http, node, "grizz_jobs_running")]
-        busy.kill()
+        (await busy_one(http, workers)).kill()
         await asking
         client.check()
         assert client.longest_pause_s < 15

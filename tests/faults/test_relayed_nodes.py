@@ -10,7 +10,7 @@ import aiohttp
 import pytest
 
 from tests import grammar
-from tests.nodes import Client, nodes_on
+from tests.nodes import Client, busy_one, nodes_on
 from tests.player import numbers
 from tests.redis_servers import RedisServer
 
@@ -48,11 +48,10 @@ async def test_a_killed_worker_leaves_its_items_closed_and_another_goes_on(
 ) -> None:
     async with nodes_on(own_redis.url, tmp_path) as nodes, aiohttp.ClientSession() as http:
         home = await nodes.start(workers__concurrency=0, upstream__api="responses")
-        worker = await nodes.start(upstream__api="responses")
+        workers = [await nodes.start(upstream__api="responses") for _ in range(2)]
         client = Client(http, [home])
         asking = await begun(client, ASKED)
-        await nodes.start(upstream__api="responses")
-        worker.kill()
+        (await busy_one(http, workers)).kill()
         await asking
         client.check()
         grammar.check(client.events)

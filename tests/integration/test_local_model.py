@@ -159,10 +159,11 @@ async def test_the_model_server_ends_even_if_grizz_is_killed(tmp_path: Path) -> 
 async def test_nobody_without_its_key_can_use_the_local_model(start: Start) -> None:
     local = await start()
     await local.player.ask("hello")
-    assert local.app._local is not None
+    assert local.app.behind.local is not None
+    url = local.app.behind.local.url
     async with aiohttp.ClientSession() as http:
         for headers in ({}, {"Authorization": "Bearer guess"}):
-            async with http.post(f"{local.app._local.url}/chat/completions", json={}, headers=headers) as response:
+            async with http.post(f"{url}/chat/completions", json={}, headers=headers) as response:
                 assert response.status == 401
 
 
