@@ -12,6 +12,7 @@ import pytest
 from tests.conftest import running_grizz
 from tests.contract.cast import until
 from tests.player import Player
+from tests.redis_servers import RedisServer
 
 
 @pytest.mark.parametrize("waits", [True, False])
@@ -45,3 +46,16 @@ async def test_a_create_whose_client_leaves_before_it_is_written_down_is_withdra
         rows = await store.writer.write(lambda db: db.execute("SELECT count(*) FROM jobs").fetchone()[0])
         assert rows == before
         await busy.ws.close()
+
+
+async def test_so_it_is_with_a_redis_that_answers_late(own_redis: RedisServer, http: aiohttp.ClientSession) -> None:
+    async with running_grizz(redis__url=own_redis.url, workers__concurrency=1) as grizz:
+        transport, engine = grizz.app.transport, grizz.app.engine
+        leaves = await Player.connect(http, grizz.ws_url)
+        own_redis.command("CLIENT", "PAUSE", "1000", "WRITE")
+        await leaves.create("[[words:2000]] [[rate:10]]")
+        await until(lambda: engine.replies.running == 1)
+        await leaves.ws.close()
+        await until(lambda: engine.replies.running == 0)
+        await until(lambda: (transport.depth().queued, transport.depth().leased) == (0, 0))
+        await until(lambda: not [key for key in own_redis.command("KEYS", "*") if "records" in str(key)])
