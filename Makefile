@@ -25,7 +25,7 @@ run-local: $(LOCAL) ## start it with a small real model on this machine (130 MB)
 	@$(BIN)/python grizz.py --local $(ARGS)
 
 test: $(DEV) ## run the tests; TESTS="tests/unit -k config" runs some of them
-	@$(BIN)/python -m pytest -q -n 4 --dist worksteal $(TESTS)
+	@$(BIN)/python -m pytest -q -n 6 --dist worksteal $(TESTS)
 
 test-local: $(DEV) $(LOCAL) ## run the tests that need a real local model
 	@$(BIN)/python -m pytest -q -m local_model $(TESTS)
@@ -59,7 +59,7 @@ codex: $(DEV) ## run the Codex CLI from npm against this server (400 MB, once)
 	@E2E_CODEX=1 $(BIN)/python -m pytest -q tests/e2e/test_codex.py $(ARGS)
 
 fuzz: $(DEV) ## send random input to all that parses; FUZZ_EXAMPLES=5000 per property
-	@FUZZ_EXAMPLES=$${FUZZ_EXAMPLES:-1000} $(BIN)/python -m pytest -q -n 4 --dist worksteal tests/fuzz $(ARGS)
+	@FUZZ_EXAMPLES=$${FUZZ_EXAMPLES:-1000} $(BIN)/python -m pytest -q -n 6 --dist worksteal tests/fuzz $(ARGS)
 
 chaos: $(DEV) ## hurt it in every way while answers stream; nothing may be lost, doubled, hung or wrong
 	@$(BIN)/python -m benchmarks.chaos $(ARGS)
