@@ -10,7 +10,7 @@ import secrets
 import signal
 import sys
 from collections.abc import Callable, Coroutine
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from grizz import __version__
 from grizz.behind import Behind
@@ -29,7 +29,6 @@ from grizz.engine.once import Once
 from grizz.engine.replies import Replies
 from grizz.engine.worker import Pool, Rules
 from grizz.errors import ConfigError
-from grizz.scaled import Scaled
 from grizz.tasks import TaskOwner
 from grizz.telemetry import logs
 from grizz.telemetry.metrics import Metrics
@@ -40,6 +39,9 @@ from grizz.transport.shelf_memory import MemoryShelf
 from grizz.upstream.local import SLOTS
 from grizz.web.server import Server
 from grizz.web.tls import tls_context
+
+if TYPE_CHECKING:
+    from grizz.scaled import Scaled
 
 log = logging.getLogger(__name__)
 
@@ -78,6 +80,7 @@ async def _run(settings: Settings, read_again: Callable[[], Settings]) -> int:
         await app.stop()
         return 1
     gc.collect()
+    gc.enable()
     gc.freeze()  # a full collection over what never goes away takes 60 ms (measured)
     host = f"[{settings.server.host}]" if ":" in settings.server.host else settings.server.host
     url = f"{'https' if settings.server.tls_cert_file else 'http'}://{host}:{port}/"
@@ -140,7 +143,7 @@ class App:
             upstreams=[member.name for member in members],
         )
         self.fleet = Fleet(members, self.metrics, self.names.resolve)
-        self.scaled = Scaled(settings, self.metrics, self._tasks) if settings.redis.url else None
+        self.scaled = self._build_scaled() if settings.redis.url else None
         self.durable = await self._open_history()
         memory = self._build_memory()
         self.transport: Transport = self.scaled.transport if self.scaled else memory
@@ -250,6 +253,11 @@ class App:
         """Jobs at a time; those that a local model has no place for wait here, where the queue is fair."""
         slots = self._settings.workers.concurrency
         return min(slots, SLOTS) if self._settings.local.enabled else slots
+
+    def _build_scaled(self) -> Scaled:
+        from grizz.scaled import Scaled  # late: a process alone need not wait for the Redis client's import
+
+        return Scaled(self._settings, self.metrics, self._tasks)
 
     def _build_pool(self) -> Pool:
         settings = self._settings

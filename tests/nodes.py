@@ -7,9 +7,8 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from typing import Any
 import aiohttp
 
 from grizz.upstream.demo import DemoServer
+from tests.forks import Fork
 from tests.player import TERMINAL, text_of
 
 ROOT = Path(__file__).parent.parent
@@ -27,7 +27,7 @@ Event = dict[str, Any]
 class Node:
     """One process. Its log is read by a task, so that the pipe never fills."""
 
-    def __init__(self, popen: subprocess.Popen[bytes], log: Path) -> None:
+    def __init__(self, popen: Fork | subprocess.Popen[bytes], log: Path) -> None:
         self.popen = popen
         self._log = log
         self.url = ""
@@ -60,6 +60,11 @@ class Node:
         return await asyncio.to_thread(self.popen.wait, within_s)
 
 
+def forked(environ: Mapping[str, str], log: Path, *arguments: str) -> Node:
+    """Start one with that environment, without waiting for it; it writes its log there."""
+    return Node(Fork(["--port", "0", "--log-format", "text", *arguments], environ, log), log)
+
+
 class Nodes:
     """Starts nodes that share a Redis and a model that is counted."""
 
@@ -81,16 +86,7 @@ class Nodes:
         environ |= {"GRIZZ_UPSTREAM_MODEL": "grizz-demo", "GRIZZ_REDIS_URL": redis_url or self.redis_url}
         environ["GRIZZ_HISTORY_STORE"] = "redis"
         environ |= {"GRIZZ_" + key.upper().replace("__", "_"): str(value) for key, value in settings.items()}
-        log = self._directory / f"node-{len(self.all)}.log"
-        with log.open("wb") as out:
-            popen = subprocess.Popen(
-                [sys.executable, str(ROOT / "grizz.py"), "--port", "0", "--log-format", "text", *arguments],
-                stderr=out,
-                stdout=out,
-                cwd="/",
-                env=environ,
-            )
-        node = Node(popen, log)
+        node = forked(environ, self._directory / f"node-{len(self.all)}.log", *arguments)
         self.all.append(node)
         return node
 

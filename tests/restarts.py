@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import sqlite3
-import subprocess
-import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -14,7 +12,7 @@ from typing import Any
 import aiohttp
 
 from grizz.upstream.demo import DemoServer
-from tests.nodes import ROOT, Client, Node
+from tests.nodes import Client, Node, forked
 
 
 class House:
@@ -50,16 +48,7 @@ class House:
         environ |= {"GRIZZ_HISTORY_STORE": "sqlite", "GRIZZ_HISTORY_PATH": str(self.file)}
         given = self._settings | settings
         environ |= {"GRIZZ_" + key.upper().replace("__", "_"): str(value) for key, value in given.items()}
-        log = self._directory / f"process-{len(self._all)}.log"
-        with log.open("wb") as out:
-            popen = subprocess.Popen(
-                [sys.executable, str(ROOT / "grizz.py"), "--port", "0", "--log-format", "text"],
-                stderr=out,
-                stdout=out,
-                cwd="/",
-                env=environ,
-            )
-        self._all.append(Node(popen, log))
+        self._all.append(forked(environ, self._directory / f"process-{len(self._all)}.log"))
 
     async def killed(self, client: Client | None = None, **settings: object) -> Node:
         """kill -9 and start the next one, to which the client comes back."""
