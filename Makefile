@@ -9,6 +9,8 @@ DEV := .venv/.dev
 LOCAL := .venv/.local
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# Set in many container images; here it would compile every module anew at each of several hundred starts.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help venv run run-local test test-local lint fmt bench cost kills autobahn fuzz config lock clean edges chaos codex
 
@@ -101,6 +103,6 @@ $(LOCAL): requirements-local.lock | $(RUN)
 $(RUN) $(DEV) $(LOCAL): | $(BIN)/python
 	@echo 'Installing $< into .venv'
 	@if command -v uv >/dev/null; then \
-		uv pip install --quiet --python $(BIN)/python --require-hashes $(INSTALL_FLAGS) -r $<; \
+		uv pip install --quiet --compile-bytecode --python $(BIN)/python --require-hashes $(INSTALL_FLAGS) -r $<; \
 		else $(BIN)/python -m pip install --quiet --require-hashes $(INSTALL_FLAGS) -r $<; fi
 	@touch $@

@@ -2,9 +2,6 @@
 
 import gc
 
-import grizz.app
-import grizz.cli
-import grizz.scaled
 import tests.forks  # noqa: F401  # so that a fork has it, too
 
 # Or each fork's first collection would touch, and so copy, all of it: 0.1 s.

@@ -37,7 +37,7 @@ class Node:
         """What it has written."""
         return self._log.read_text()
 
-    async def ready(self, within_s: float = 20) -> None:
+    async def ready(self, within_s: float = 60) -> None:
         """Wait until it listens."""
         async with asyncio.timeout(within_s):
             while (match := re.search(r"url=(http://\S+?)/(\s|$)", self.log)) is None:

@@ -46,7 +46,7 @@ class Model:
         self.url = ""
 
     async def ready(self) -> None:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while not (match := re.search(r"http://\S+", self._log.read_text())):
                 if self.popen.poll() is not None:
                     raise Broken(f"the model did not start: {self._log.read_text()}")

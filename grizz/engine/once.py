@@ -101,6 +101,8 @@ class Once:
             return None
         entry.digest, _, entry.response_id = other.partition(" ")
         entry.elsewhere = True
+        if entry.digest != digest:
+            self._drop(name)  # not remembered: the other process may be about to give it back
         entry.settled.set()
         _check(entry.digest, digest)
         return Earlier(entry.response_id, elsewhere=True)

@@ -20,20 +20,27 @@ async def test_a_user_with_a_thousand_queued_jobs_delays_the_next_job_of_another
     grizz = await start_grizz(workers__concurrency=slots, queue__max_jobs=3000)
     url = f"{grizz.url}/v1/responses"
 
-    async def queue(number: int) -> None:
-        body = {"input": f"[[words:1]] [[delay:0.05]] A{number}", "background": True}
-        async with http.post(url, json=body, headers=as_user("A")) as answer:
+    async def queue(text: str) -> str:
+        async with http.post(url, json={"input": text, "background": True}, headers=as_user("A")) as answer:
             assert answer.status == 200, await answer.text()
+            return (await answer.json())["id"]  # type: ignore[no-any-return]
 
+    # Both slots are held until all is queued, so that no job is half on its way when the other user comes.
+    holding = [await queue(f"[[delay:60]] A holds {slot}") for slot in range(slots)]
+    async with asyncio.timeout(20):
+        while grizz.demo.active < slots:  # the demo model has no event for it
+            await asyncio.sleep(0.01)
     for start in range(0, 1000, 50):
-        await asyncio.gather(*(queue(number) for number in range(start, start + 50)))
-    assert grizz.app.transport.depth().queued > 800
+        await asyncio.gather(*(queue(f"[[words:1]] A{number}") for number in range(start, start + 50)))
+    assert grizz.app.transport.depth().queued == 1000
     player = await Player.connect(http, grizz.ws_url, headers=as_user("B"))
     await player.create("[[echo:mine]] B")
     await player.until("response.queued")
-    before = grizz.demo.requests
+    for held in holding:
+        async with http.post(f"{url}/{held}/cancel", headers=as_user("A")) as answer:
+            assert answer.status == 200, await answer.text()
     assert text_of(await player.answer()) == "mine"
-    ahead = list(grizz.demo.by_message).index("[[echo:mine]] B") - before
+    ahead = list(grizz.demo.by_message).index("[[echo:mine]] B") - slots
     assert 0 <= ahead <= slots
 
 

@@ -172,3 +172,22 @@ async def test_who_waits_for_a_key_that_another_process_has_for_another_body_is_
     found = await asyncio.gather(*asked, return_exceptions=True)
     assert [isinstance(one, RequestError) and one.status for one in found] == [422, 422]
     await store.close()
+
+
+async def test_a_key_that_another_process_gives_back_is_free_here_though_it_was_refused_here_before(
+    tmp_path: Path,
+) -> None:
+    store = await a_store(tmp_path)
+    there, here = Once(store.claims, 60), Once(store.claims, 60)
+    assert await there.take("me", "k", {"input": "one"}, "resp_1") is None
+    with pytest.raises(RequestError, match="another body"):
+        await here.take("me", "k", {"input": "another"}, "resp_2")
+    there.give_back("me", "k")
+    async with asyncio.timeout(10):  # it is given back behind the caller's back
+        while True:
+            try:
+                assert await here.take("me", "k", {"input": "another"}, "resp_3") is None
+                break
+            except RequestError:
+                await asyncio.sleep(0.02)
+    await store.close()
