@@ -25,6 +25,7 @@ from types import TracebackType
 from typing import Any, TextIO
 
 from aiohttp.http_exceptions import HttpProcessingError
+from aiohttp.web import RequestPayloadError
 
 QUEUE_RECORDS = 10_000
 STOP_TIMEOUT_S = 5.0
@@ -77,7 +78,8 @@ def setup(level: str, fmt: str, stream: TextIO | None = None) -> LogPipe:
 
 def _is_ours(record: logging.LogRecord) -> bool:
     """Drops errors of aiohttp, tracebacks and all, that anybody can cause: bytes that are no HTTP, and going away."""
-    return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError | ConnectionError))
+    theirs = HttpProcessingError | RequestPayloadError | ConnectionError
+    return not (record.exc_info and isinstance(record.exc_info[1], theirs))
 
 
 def formatter(fmt: str, stream: TextIO) -> logging.Formatter:

@@ -8,6 +8,7 @@ from typing import Any
 
 import orjson
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from grizz.errors import Code, RequestError
 from grizz.web.auth import Door, Identity
@@ -91,7 +92,8 @@ class Handlers:
                 return await request.read()
         except web.RequestPayloadError as error:
             # What is left of such a body cannot be told from the next request.
-            text, close = f"The body cannot be read: {error}.", {"Connection": "close"}
+            why = error.__cause__.message if isinstance(error.__cause__, HttpProcessingError) else str(error)
+            text, close = f"The body cannot be read: {why}.", {"Connection": "close"}
             raise RequestError(400, Code.INVALID_REQUEST, text, headers=close) from error
         except TimeoutError:
             text = f"The body did not arrive within {self._request_timeout_s:g} s."

@@ -195,13 +195,15 @@ async def test_http_requests_that_wait_for_their_answer_hold_a_place(start_grizz
             await asyncio.sleep(0.05)
 
 
-async def test_bytes_that_are_no_http_are_refused_and_leave_no_traceback_in_the_log(start_process) -> None:
+async def test_bytes_that_are_not_what_they_say_are_refused_and_leave_no_traceback_in_the_log(start_process) -> None:
     process = start_process("--demo")
     host, port = process.url.removeprefix("http://").split(":")
     junk_of_all_kinds = (
         b"\x16\x03\x01\x02\x00\x01\x00\r\n\r\n",
         b"GET / HTTP/9.9.9\r\n\r\n",
         b"POST /v1/responses HTTP/1.1\r\nContent-Length: x\r\n\r\n",
+        b"POST /v1/responses HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
+        b"Content-Encoding: gzip\r\nContent-Length: 4\r\n\r\nxxxx",
     )
     for junk in junk_of_all_kinds:
         reader, writer = await asyncio.open_connection(host, int(port))

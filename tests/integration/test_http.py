@@ -246,6 +246,8 @@ async def test_a_body_that_is_not_what_its_headers_say_is_refused_and_ends_its_c
     async with http.post(f"{grizz.url}/v1/responses", data=b"garbage", headers=headers) as answer:
         assert answer.status == 400
         assert answer.headers["Connection"] == "close"
-        assert (await answer.json())["error"]["code"] == "invalid_request"
+        error = (await answer.json())["error"]
+        assert error["code"] == "invalid_request"
+        assert error["message"] == "The body cannot be read: Can not decode content-encoding: gzip."
     async with http.post(f"{grizz.url}/v1/responses", json={"input": "hello"}) as answer:
         assert answer.status == 200
