@@ -250,7 +250,7 @@ class Home:
                 "model": response["model"],
                 "dur_ms": round(took * 1000),
                 "tokens": tokens["output_tokens"],
-                "events": reply.last_seq + 1,
+                "events": reply.last_seq + 1 - reply.first_seq,
                 "err": (response["error"] or {}).get("code"),
             },
         )

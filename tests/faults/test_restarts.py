@@ -54,6 +54,8 @@ async def test_a_killed_answer_begins_anew_under_its_id_and_the_client_gets_it_w
         assert len(items) == len(set(items)) == 2
         assert house.rows("SELECT count(*) FROM jobs") == [(0,)]
         assert house.rows("SELECT count(*) FROM turns") == [(1,)]
+        whole = 1 + client.last - 1_000_000
+        await until(lambda: f" events={whole} " in house.node.log)
 
 
 async def test_fifty_answers_survive_three_kills_each_with_one_end(tmp_path: Path) -> None:
