@@ -48,14 +48,15 @@ log = logging.getLogger(__name__)
 _LAG_EVERY_S = 0.1
 
 
-def serve(settings: Settings, read_again: Callable[[], Settings]) -> int:
+def serve(settings: Settings, read_again: Callable[[], Settings], started: Callable[[], None] = lambda: None) -> int:
     """Run until a signal; returns the exit status.
 
     Args:
         read_again: reads the settings anew, at a SIGHUP; raises ConfigError.
+        started: called once, when it serves.
     """
     with logs.setup(settings.log.level, settings.log.format), asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        return runner.run(_run(settings, read_again))
+        return runner.run(_run(settings, read_again, started))
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
@@ -66,7 +67,7 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     return uvloop.new_event_loop
 
 
-async def _run(settings: Settings, read_again: Callable[[], Settings]) -> int:
+async def _run(settings: Settings, read_again: Callable[[], Settings], started: Callable[[], None]) -> int:
     app = App(settings)
     try:
         port = await app.start()
@@ -84,9 +85,10 @@ async def _run(settings: Settings, read_again: Callable[[], Settings]) -> int:
     gc.freeze()  # a full collection over what never goes away takes 60 ms (measured)
     host = f"[{settings.server.host}]" if ":" in settings.server.host else settings.server.host
     url = f"{'https' if settings.server.tls_cert_file else 'http'}://{host}:{port}/"
-    log.info("ready", extra={"url": url, "version": __version__, "model": app.model_name})
+    log.info("ready", extra={"url": url, "version": __version__, "model": app.model_name, "pid": os.getpid()})
     stopping = _on_signals()
     app.reload_on_signal(read_again)
+    started()
     await stopping.wait()
     await app.drain()
     await app.stop()

@@ -21,7 +21,13 @@ DEFAULT_FILE = Path("config.toml")
 
 # Heading → the settings that have a flag there, each with what stands for its value in the help.
 GROUPS = {
-    "listening": {"server.host": "ADDRESS", "server.port": "PORT", "server.allow_anonymous": ""},
+    "listening": {
+        "server.host": "ADDRESS",
+        "server.port": "PORT",
+        "server.processes": "N",
+        "server.metrics_listen": "ADDRESS:PORT",
+        "server.allow_anonymous": "",
+    },
     "answering": {
         "demo.enabled": "",
         "local.enabled": "",
@@ -40,6 +46,8 @@ examples:
   OPENAI_BASE_URL=http://127.0.0.1:11434/v1 python grizz.py
                                                   answers by any compatible server, here a local one
   python grizz.py --redis-url redis://127.0.0.1   one of several processes that share their work
+  python grizz.py --redis-url redis://127.0.0.1 --processes 4
+                                                  four on this machine, one port
   python grizz.py new-key alice                   an API key, and the lines that let it in
   python grizz.py doctor                          checks it all, and says what to do; costs a few tokens
   python grizz.py dead-letters list               jobs that were given up; also: requeue, drop
@@ -76,7 +84,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Late, so that --help and --check-config need not wait for the server's imports: over a second. A fifth of it would
     # be the garbage collector's, which finds nothing; the server starts it again.
     gc.disable()
-    from grizz.app import serve
+    if loaded.settings.server.processes > 1:
+        from grizz.supervisor import supervise as serve
+    else:
+        from grizz.app import serve
 
     return serve(loaded.settings, lambda: _load(options).settings)
 

@@ -12,7 +12,7 @@ Names carry their unit: `_s` seconds, `_ms` milliseconds, `_bytes` bytes.
 """
 
 from grizz.config.live import Change, change, is_live
-from grizz.config.schema import Setting
+from grizz.config.schema import Setting, address_of
 from grizz.config.settings import (
     SECTIONS,
     SETTINGS,
@@ -57,6 +57,7 @@ __all__ = [
     "Settings",
     "UpstreamSettings",
     "WorkerSettings",
+    "address_of",
     "change",
     "default_toml",
     "is_live",

@@ -49,7 +49,20 @@ def _is_address(text: str) -> bool:
     return bool(re.fullmatch(r"[\w.-]+", text) or ipaddress.ip_address(text))
 
 
+def address_of(text: str) -> tuple[str, int]:
+    """The address and the port of `ADDRESS:PORT`; an IPv6 address stands in brackets.
+
+    Raises:
+        ValueError: it is no such thing.
+    """
+    found = re.fullmatch(r"(?:\[([0-9a-fA-F:.]+)\]|([\w.-]+)):(\d{1,5})", text)
+    if found is None or int(found[3]) > 65535:
+        raise ValueError("no address and port")
+    return found[1] or found[2], int(found[3])
+
+
 TEXT = Form("a line of text", lambda text: True)
+LISTEN = Form("an address and a port, like 127.0.0.1:9100 or [::1]:9100", lambda text: _is_address(address_of(text)[0]))
 ADDRESS = Form("an address or name without port, like 127.0.0.1, or 0.0.0.0 for all", _is_address)
 ORIGIN = Form("origins like https://chat.example.com", re.compile(r"[a-z][a-z0-9+.-]*://[^\s/?#@*]+").fullmatch)
 HOST = Form("names like chat.example.com, no port", re.compile(r"[\w.-]+|\[[0-9a-fA-F:.]+\]").fullmatch)

@@ -15,6 +15,7 @@ from grizz.config.schema import (
     KEY,
     KEY_HASH,
     KIB,
+    LISTEN,
     MIB,
     MODEL,
     MODELS,
@@ -33,6 +34,16 @@ class ServerSettings:
 
     host: str = setting("127.0.0.1", "address to listen on", form=ADDRESS, flag="--host")
     port: int = setting(8000, "port to listen on; 0 takes any free one", high=65535, flag="--port")
+    processes: int = setting(
+        1, "processes that share the port, and the Redis that this needs", low=1, high=64, flag="--processes"
+    )
+    reuse_port: bool = setting(False, "let other processes of this user listen on the same port, too (SO_REUSEPORT)")
+    metrics_listen: str = setting(
+        "",
+        "address and port of /metrics, for whoever reaches it; process N of several adds N; empty: on the port",
+        form=LISTEN,
+        flag="--metrics-listen",
+    )
     allow_anonymous: bool = setting(
         False, "let anyone who reaches the address use it, and your model key", flag="--allow-anonymous"
     )

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from grizz.config import aliases, tables
-from grizz.config.schema import NAME, Setting, one_line, redact_url
+from grizz.config.schema import NAME, Setting, address_of, one_line, redact_url
 from grizz.config.settings import SECTIONS, SETTINGS, TABLES, Settings, entry
 from grizz.errors import ConfigError
 
@@ -359,6 +359,14 @@ def _conflicts(values: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], str
         yield ("local.enabled", "demo.enabled"), "the demo model and a local one cannot both answer; choose one"
     if values["server.tls_key_file"] and not values["server.tls_cert_file"]:
         yield ("server.tls_key_file", "server.tls_cert_file"), "is of no use without server.tls_cert_file"
+    if values["server.processes"] > 1 and not values["redis.url"]:
+        why = "needs redis.url: without one each process would know its own answers alone, and clients find any process"
+        yield ("server.processes", "redis.url"), why
+    if (listen := values["server.metrics_listen"]) and address_of(listen)[1] + values["server.processes"] > 65536:
+        yield ("server.metrics_listen", "server.processes"), "each process has a port of its own, and the last is 65535"
+    if values["server.processes"] > 1 and values["local.enabled"]:
+        why = "each process would load the model; start it once, and name its address with upstream.base_url"
+        yield ("server.processes", "local.enabled"), why
     store, shared = values["history.store"], bool(values["redis.url"])
     if store == "redis" and not shared:
         yield ("history.store", "redis.url"), "needs redis.url"

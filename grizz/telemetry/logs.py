@@ -18,7 +18,7 @@ import re
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from logging.handlers import QueueHandler
 from types import TracebackType
@@ -74,6 +74,20 @@ def setup(level: str, fmt: str, stream: TextIO | None = None) -> LogPipe:
     logging.getLogger("aiohttp.websocket").setLevel(logging.ERROR)
     logging.getLogger("aiohttp.server").addFilter(_is_ours)
     return pipe
+
+
+@contextlib.contextmanager
+def unthreaded(level: str, fmt: str) -> Iterator[None]:
+    """Log to standard error without a thread, for a process that forks; `setup` in a fork takes over."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(formatter(fmt, sys.stderr))
+    own, root = logging.getLogger("grizz"), logging.getLogger()
+    root.addHandler(handler)
+    own.setLevel(level.upper())
+    try:
+        yield
+    finally:
+        root.removeHandler(handler)
 
 
 def _is_ours(record: logging.LogRecord) -> bool:

@@ -76,11 +76,14 @@ class Gate:
         self._server: web.Server
         self._site: _Site | None = None
 
-    async def listen(self, runner: web.AppRunner, host: str, port: int, tls: ssl.SSLContext | None) -> int:
+    async def listen(
+        self, runner: web.AppRunner, host: str, port: int, tls: ssl.SSLContext | None, *, reuse_port: bool = False
+    ) -> int:
         """Let clients in; returns the port.
 
         Args:
             runner: set up already; what serves the requests.
+            reuse_port: others may listen there, too.
 
         Raises:
             OSError: the address cannot be bound.
@@ -88,7 +91,9 @@ class Gate:
         assert runner.server is not None
         self._server = runner.server
         self._watch(self._server)
-        self._site = _Site(runner, self._enter, host, port, tls, min(self._patience_s, _HANDSHAKE_S))
+        self._site = _Site(
+            runner, self._enter, host, port, tls, min(self._patience_s, _HANDSHAKE_S), reuse_port=reuse_port
+        )
         await self._site.start()
         self._tasks.spawn(self._sweep(), name="watch for silent connections")
         return self._site.port
@@ -197,8 +202,11 @@ class _Site(web.BaseSite):
         port: int,
         tls: ssl.SSLContext | None,
         handshake_s: float,
+        *,
+        reuse_port: bool,
     ) -> None:
         super().__init__(runner, backlog=_BACKLOG, ssl_context=tls)
+        self._reuse_port = reuse_port
         self._enter = enter
         self._host = host
         self._port = port
@@ -222,6 +230,7 @@ class _Site(web.BaseSite):
             self._host,
             self._port,
             backlog=_BACKLOG,
+            reuse_port=self._reuse_port or None,
             ssl=self._tls,
             ssl_handshake_timeout=self._handshake_s if self._tls else None,
         )

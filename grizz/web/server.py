@@ -12,6 +12,7 @@ from grizz import __version__
 from grizz.config import Settings, is_loopback
 from grizz.engine.engine import Engine
 from grizz.engine.models import Models
+from grizz.errors import Code, RequestError
 from grizz.tasks import OnError, TaskOwner
 from grizz.telemetry.metrics import Metrics
 from grizz.web.auth import Door
@@ -23,6 +24,7 @@ from grizz.web.gate import Gate
 from grizz.web.http import Api
 from grizz.web.limits import Limits
 from grizz.web.pages import Pages
+from grizz.web.scraping import ScrapeSite
 from grizz.web.sockets import Sockets
 from grizz.web.tls import load_certificate
 from grizz.web.watchdog import Watchdog
@@ -86,6 +88,7 @@ class Server:
             keepalive_timeout=_KEEP_ALIVE_S,
         )
         self._tls = tls
+        self._scraping: ScrapeSite | None = None
         self._gate = Gate(
             # Requests that are not let in need room to be told so.
             max_connections=lambda: self._settings.limits.connections + 1000,
@@ -132,7 +135,7 @@ class Server:
             web.get("/livez", self._livez),
             web.get("/healthz", self._livez),
             web.get("/readyz", self._readyz),
-            web.get("/metrics", self._metrics_page),
+            web.get("/metrics", self._metrics_elsewhere if self._counts_elsewhere else self._metrics_page),
             web.route("*", NOWHERE, nowhere),
         ]
         app.add_routes([web.get("/v1/responses", self._sockets.serve), *self._answers.wrap(routes)])
@@ -151,7 +154,11 @@ class Server:
         await self._door.start(self._tasks)
         await self._runner.setup()
         server = self._settings.server
-        port = await self._gate.listen(self._runner, server.host, server.port, self._tls)
+        if server.metrics_listen:
+            health = {"/livez": self._livez, "/healthz": self._livez, "/readyz": self._readyz}
+            self._scraping = ScrapeSite({**health, "/metrics": self._metrics_page})
+            await self._scraping.start(server.metrics_listen)
+        port = await self._gate.listen(self._runner, server.host, server.port, self._tls, reuse_port=server.reuse_port)
         self._tasks.spawn(self._sockets.tend(), name="tend connections")
         self._tasks.spawn(self._sockets.tell_positions(), name="tell positions")
         self.set_ready(True)
@@ -188,6 +195,8 @@ class Server:
         await self._sockets.leave(WSCloseCode.SERVICE_RESTART)
         self._watchdog.cut_stuck()
         await self._runner.cleanup()
+        if self._scraping is not None:
+            await self._scraping.close()
 
     def _check(self, request: web.Request) -> None:
         self._gate.asked(request)
@@ -208,6 +217,16 @@ class Server:
         if degraded:
             body["degraded"] = degraded
         return json_response(body)
+
+    @property
+    def _counts_elsewhere(self) -> bool:
+        """Is a scrape of the port of no use: any process would answer, each with counts of its own?"""
+        return bool(self._settings.server.metrics_listen) or self._settings.server.reuse_port
+
+    async def _metrics_elsewhere(self, request: web.Request) -> web.StreamResponse:
+        server = self._settings.server
+        why = "they are at server.metrics_listen" if server.metrics_listen else "set server.metrics_listen for them"
+        raise RequestError(404, Code.NOT_FOUND, f"No metrics on this port, which several processes may share: {why}.")
 
     async def _metrics_page(self, request: web.Request) -> web.StreamResponse:
         body, content_type = await self._metrics.render(request.headers.get("Accept", ""))

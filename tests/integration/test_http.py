@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from typing import Any
 
 import aiohttp
@@ -229,6 +230,20 @@ async def test_health_and_metrics_answer(grizz: Grizz, http: aiohttp.ClientSessi
     assert "grizz_jobs_running 0.0" in text
     assert 'grizz_time_to_first_token_seconds_count{model="grizz-demo"} 1.0' in text
     assert 'grizz_tokens_total{model="grizz-demo",type="output"} 5.0' in text
+
+
+async def test_metrics_may_have_an_address_of_their_own(start_grizz, http: aiohttp.ClientSession) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        listen = "{}:{}".format(*free.getsockname())
+    grizz = await start_grizz(server__metrics_listen=listen)
+    async with http.get(f"http://{listen}/metrics") as answer:
+        assert "grizz_connections_open" in await answer.text()
+    async with http.get(f"http://{listen}/readyz") as answer:
+        assert answer.status == 200
+    async with http.post(f"http://{listen}/v1/responses", json={"input": "hello"}) as answer:
+        assert answer.status == 404
+    async with http.get(f"{grizz.url}/metrics") as answer:
+        assert (answer.status, (await answer.json())["error"]["code"]) == (404, "not_found")
 
 
 async def test_two_hundred_clients_at_once_all_get_their_own_answer(grizz: Grizz, http: aiohttp.ClientSession) -> None:

@@ -10,6 +10,7 @@ import pytest
 from grizz.config import SECTIONS, SETTINGS, Loaded, Settings, default_toml, is_loopback, load
 from grizz.config.schema import redact_url
 from grizz.errors import ConfigError
+from grizz.supervisor import settings_of
 
 ROOT = Path(__file__).parents[2]
 
@@ -85,6 +86,7 @@ def test_every_setting_can_be_set_by_its_variable():
         value = item.choices[-1] if item.choices else EXAMPLES.get(key) or ("true" if item.default is False else "7")
         extra = {
             "replies.max_reply_bytes": {"GRIZZ_REPLIES_MAX_BYTES": "1GiB"},
+            "server.processes": {"GRIZZ_REDIS_URL": "redis://127.0.0.1"},
             "server.tls_key_file": {"GRIZZ_SERVER_TLS_CERT_FILE": "/cert.pem"},
         }.get(key, {})
         loaded = from_env(**{item.env: value}, **extra)
@@ -101,6 +103,7 @@ EXAMPLES = {
     "upstream.base_url": "http://127.0.0.1:1/v1",
     "redis.url": "redis://127.0.0.1",
     "server.host": "127.0.0.2",
+    "server.metrics_listen": "127.0.0.1:9100",
     "redis.flush_ms": "50",
     "local.context_tokens": "2048",
 } | {key: "32MiB" for key in SETTINGS if key.endswith("_bytes")}
@@ -548,3 +551,41 @@ def test_config_toml_without_its_comment_signs_is_all_defaults(tmp_path):
     assert set(tables) == set(SECTIONS)
     assert given == set(SETTINGS) - {"upstream.api_key", "auth.jwt_secret", "history.compaction_secret"}
     assert from_file(tmp_path, "\n".join(opened)).settings == Settings()
+
+
+# Several processes
+
+
+def test_several_processes_need_a_redis_and_say_why():
+    with pytest.raises(ConfigError, match=r"server\.processes = 4: needs redis\.url: without one each process would"):
+        from_env(GRIZZ_SERVER_PROCESSES="4")
+    assert from_env(GRIZZ_SERVER_PROCESSES="4", GRIZZ_REDIS_URL="redis://127.0.0.1").settings.server.processes == 4
+
+
+def test_each_of_several_processes_would_load_a_local_model_so_they_are_refused():
+    with pytest.raises(ConfigError, match="each process would load the model"):
+        from_env(GRIZZ_SERVER_PROCESSES="2", GRIZZ_REDIS_URL="redis://127.0.0.1", GRIZZ_LOCAL_ENABLED="true")
+
+
+def test_there_must_be_a_port_for_each_process():
+    environ = {"GRIZZ_SERVER_PROCESSES": "3", "GRIZZ_REDIS_URL": "redis://127.0.0.1"}
+    assert from_env(**environ, GRIZZ_SERVER_METRICS_LISTEN="127.0.0.1:65533").settings.server.processes == 3
+    with pytest.raises(ConfigError, match="each process has a port of its own"):
+        from_env(**environ, GRIZZ_SERVER_METRICS_LISTEN="127.0.0.1:65534")
+
+
+@pytest.mark.parametrize("text", ["9100", "127.0.0.1", "127.0.0.1:", "::1:9100", "127.0.0.1:99999", "a b:1", ":9100"])
+def test_what_is_no_address_with_a_port_is_refused(text):
+    with pytest.raises(ConfigError, match=r"an address and a port, like 127\.0\.0\.1:9100 or \[::1\]:9100"):
+        from_env(GRIZZ_SERVER_METRICS_LISTEN=text)
+
+
+@pytest.mark.parametrize(
+    ("listen", "of_third"),
+    [("127.0.0.1:9100", "127.0.0.1:9102"), ("[::1]:9100", "[::1]:9102"), ("127.0.0.1:0", "127.0.0.1:0"), ("", "")],
+)
+def test_each_process_has_the_port_and_its_own_for_metrics(listen, of_third):
+    environ = {"GRIZZ_SERVER_PROCESSES": "4", "GRIZZ_REDIS_URL": "redis://127.0.0.1"}
+    settings = from_env(**environ, GRIZZ_SERVER_METRICS_LISTEN=listen).settings
+    third = settings_of(settings, 2, 8123).server
+    assert (third.port, third.processes, third.reuse_port, third.metrics_listen) == (8123, 1, True, of_third)
