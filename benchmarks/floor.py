@@ -1,0 +1,85 @@
+"""The floor: what Python cannot do with less. A relay from a model to WebSockets with no queue, log, limit or resume.
+
+It opens requests and reads raw chunks through the openai package, as Grizz does, or with plain aiohttp; decodes each
+chunk and sends its words as a frame. `python benchmarks/floor.py openai|aiohttp` prints the address it serves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import os
+import sys
+from collections.abc import AsyncIterator
+
+import aiohttp
+import openai
+import orjson
+from aiohttp import web
+
+URL = os.environ.get("OPENAI_BASE_URL", "")
+
+
+async def by_openai(client: openai.AsyncOpenAI, body: dict[str, object]) -> AsyncIterator[bytes]:
+    """The chunks of an answer, by the package's request and raw reading."""
+    async with client.chat.completions.with_streaming_response.create(**body) as answer:  # type: ignore[call-overload]
+        async for data in answer.iter_bytes():
+            yield data
+
+
+async def by_aiohttp(http: aiohttp.ClientSession, body: dict[str, object]) -> AsyncIterator[bytes]:
+    """The same by aiohttp alone."""
+    async with http.post(f"{URL}/chat/completions", json=body) as answer:
+        async for data in answer.content.iter_any():
+            yield data
+
+
+async def relay(chunks: AsyncIterator[bytes], ws: web.WebSocketResponse) -> None:
+    """Send each chunk's words as a frame of their own."""
+    rest = b""
+    async for data in chunks:
+        *lines, rest = (rest + data).split(b"\n")
+        for line in lines:
+            if line.startswith(b"data: {"):
+                choices = orjson.loads(line[6:])["choices"]
+                if choices and (words := choices[0]["delta"].get("content")):
+                    event = {"type": "response.output_text.delta", "delta": words}
+                    await ws.send_str(orjson.dumps(event).decode())
+    await ws.send_str('{"type":"response.completed"}')
+
+
+async def serve(kind: str) -> None:
+    """Until it is ended."""
+    package = openai.AsyncOpenAI(
+        base_url=URL, api_key="none", http_client=openai.DefaultAioHttpClient(timeout=60), max_retries=0
+    )
+    http = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0))
+
+    async def responses(request: web.Request) -> web.WebSocketResponse:
+        ws = web.WebSocketResponse(compress=False, max_msg_size=0)
+        await ws.prepare(request)
+        async for message in ws:
+            asked = orjson.loads(message.data)
+            messages = [{"role": "user", "content": asked["input"]}]
+            body = {"model": "m", "stream": True, "messages": messages}
+            await relay(by_openai(package, body) if kind == "openai" else by_aiohttp(http, body), ws)
+        return ws
+
+    app = web.Application()
+    app.router.add_get("/v1/responses", responses)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    gc.collect()
+    gc.freeze()
+    print("http://{}:{}".format(*runner.addresses[0]), flush=True)
+    await asyncio.Event().wait()
+
+
+if __name__ == "__main__":
+    loop_factory = None
+    with contextlib.suppress(ImportError):
+        from uvloop import new_event_loop as loop_factory
+    with asyncio.Runner(loop_factory=loop_factory) as runner, contextlib.suppress(KeyboardInterrupt):
+        runner.run(serve(sys.argv[1]))
