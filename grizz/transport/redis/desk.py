@@ -11,7 +11,10 @@ _DEADLINE_S = 10.0
 
 
 class Desk:
-    """Asks one thing after the other, in whatever order callers come. Every method raises RedisError, OSError or TimeoutError when it cannot."""
+    """Asks one thing after the other, in whatever order callers come.
+
+    Every method raises RedisError, OSError or TimeoutError when it cannot.
+    """
 
     def __init__(self, target: Target) -> None:
         self._wire: Wire = target.wire()
