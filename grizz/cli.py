@@ -126,6 +126,7 @@ def _history(arguments: Sequence[str]) -> int:
         allow_abbrev=False,
     )
     user_history.add_arguments(parser)
+    _add_flag(parser, "redis.url", "URL")
     return _run_command(parser, arguments, user_history.run)
 
 

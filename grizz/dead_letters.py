@@ -15,6 +15,7 @@ from grizz.config import Settings
 from grizz.engine.worker import Work
 from grizz.scaled import target_of
 from grizz.transport.redis.dead import DeadLetters, Letter
+from grizz.transport.redis.desk import Desk
 from grizz.transport.redis.keys import Keys
 
 
@@ -43,7 +44,8 @@ def run(settings: Settings, options: argparse.Namespace) -> int:
 
 
 async def _run(settings: Settings, options: argparse.Namespace) -> int:
-    async with DeadLetters(target_of(settings), Keys(settings.redis.prefix)) as dead:
+    async with Desk(target_of(settings)) as desk:
+        dead = DeadLetters(desk, Keys(settings.redis.prefix))
         letters = await dead.all()
         if options.action == "list":
             _show(letters, as_json=options.json)

@@ -16,6 +16,7 @@ from grizz.config import Settings
 from grizz.config.redis_url import parse_redis_url
 from grizz.core.budget import Budget, Thrift
 from grizz.engine.engine import Engine
+from grizz.engine.erase import forget_owner
 from grizz.engine.peers import Peers
 from grizz.engine.worker import Pool, Work
 from grizz.errors import RedisDown
@@ -127,6 +128,7 @@ class Scaled:
             forget=engine.deleted_elsewhere,
         )
         self.bus.watch(peers.reached)
+        self.bus.on("erase", lambda sender, part, lines: self._erase(engine, sender, part["owner"]))
         self.transport.handed_over = Handover(
             keys=self.keys,
             link=self.link,
@@ -190,6 +192,17 @@ class Scaled:
         """Before the link closes: tell what this process has sent."""
         if self.budget.monthly and self.link.is_up:
             await self._tell()
+
+    def _erase(self, engine: Engine, sender: str, owner: str) -> None:
+        """A command deletes what a user has (`transport.redis.people`)."""
+
+        async def erase() -> None:
+            count = await forget_owner(engine, owner)
+            self.chores.flush()  # before the answer, and on the same connection: so the command sees all of it
+            self.bus.post(sender, {"k": "erased"})
+            log.warning("a user's history was deleted by a command", extra={"user": owner, "in_memory": count})
+
+        self._tasks.spawn(erase(), name=f"erase the history of {owner}")
 
     def _sent(self, command: str) -> None:
         self._metrics.redis.sent(command)

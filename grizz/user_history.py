@@ -9,11 +9,16 @@ import sys
 from pathlib import Path
 
 import orjson
+from redis.exceptions import RedisError
 
 from grizz.config import Settings
 from grizz.config.place import kept_in, path_of
-from grizz.errors import HistoryUnusable
-from grizz.transport.sqlite.people import People
+from grizz.errors import HistoryUnusable, ShelfDown
+from grizz.scaled import target_of
+from grizz.transport.people import People
+from grizz.transport.redis.keys import Keys
+from grizz.transport.redis.people import RedisPeople
+from grizz.transport.sqlite.people import SqlitePeople
 
 # A running server looks twice a second, and stops what the user has running first.
 _TOLD_WITHIN_S = 15.0
@@ -31,20 +36,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(settings: Settings, options: argparse.Namespace) -> int:
     """Do it; the exit status: 0 done, 1 something was not, 2 asked wrongly."""
     kept = kept_in(settings)
-    if kept != "sqlite":
-        why = "in a Redis it has no index by user, and goes by itself after history.keep_s" if kept == "redis" else ""
-        print(f"grizz: the history is kept in {kept}{': ' * bool(why)}{why}", file=sys.stderr)
+    if kept == "memory":
+        print("grizz: the history is kept in memory: it is gone with the process", file=sys.stderr)
         return 2
     if options.action != "show" and not options.user:
         print(f"grizz: {options.action} whose history? Name the user with --user", file=sys.stderr)
         return 2
+    if kept == "redis":
+        return _in_redis(settings, options)
     path = ""
     try:
         path = str(path_of(settings, os.environ))
-        with People(Path(path)) as people:
+        with SqlitePeople(Path(path)) as people:
             return _do(people, options)
     except (HistoryUnusable, sqlite3.Error) as error:
         print(f"grizz: {path} {error}", file=sys.stderr)
+        return 1
+
+
+def _in_redis(settings: Settings, options: argparse.Namespace) -> int:
+    target = target_of(settings)
+    try:
+        with RedisPeople(target, Keys(settings.redis.prefix)) as people:
+            return _do(people, options)
+    except (RedisError, ShelfDown, OSError, TimeoutError) as error:
+        reason = str(error) or type(error).__name__
+        print(f"grizz: the Redis at {target.url.where} cannot be used: {reason}", file=sys.stderr)
         return 1
 
 
@@ -67,7 +84,7 @@ def _do(people: People, options: argparse.Namespace) -> int:
     count, done = people.delete(options.user, _TOLD_WITHIN_S)
     print(f"deleted {count}")
     if not done:
-        print("grizz: the running server has not said that it forgot them, too; try again", file=sys.stderr)
+        print("grizz: a running server has not said that it forgot them, too; try again", file=sys.stderr)
     return 0 if done else 1
 
 

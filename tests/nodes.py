@@ -139,6 +139,7 @@ class Client:
         self.denied: list[Event] = []
         self.closes: list[int | None] = []
         self.longest_pause_s = 0.0
+        self.headers: dict[str, str] = {}
         self.response_id = ""
         self.last = -1
         self._last_at = 0.0
@@ -159,7 +160,8 @@ class Client:
 
     async def _once(self, node: Node, text: str, fields: dict[str, Any]) -> bool:
         url = node.url.replace("http", "ws") + "/v1/responses"
-        async with self._http.ws_connect(url, protocols=PROTOCOLS, max_msg_size=0) as ws:
+        options = {"headers": self.headers} if self.headers else {}
+        async with self._http.ws_connect(url, protocols=PROTOCOLS, max_msg_size=0, **options) as ws:
             if self.response_id:
                 attach = {"type": "grizz:attach", "response_id": self.response_id, "starting_after": self.last}
                 await ws.send_json(attach)

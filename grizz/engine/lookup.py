@@ -121,6 +121,12 @@ class Lookup:
         if self._archive is not None:
             self._archive.discard(response_id)
 
+    def forget_owner(self, owner: str) -> int:
+        """Drop all that is here of a user's, turns and mirrors; how many turns there were."""
+        if self.peers is not None:
+            self.peers.forget_owner(owner)
+        return self.history.forget_owner(owner)
+
     async def delete(self, response_id: str, owner: str) -> None:
         """Drop a turn everywhere: other nodes may have a copy, or be about to store it. Cancel-safe: it goes on.
 

@@ -101,6 +101,12 @@ class Peers:
         """It was deleted."""
         self._mirrors.pop(reply.id, None)
 
+    def forget_owner(self, owner: str) -> None:
+        """A user's responses are deleted at every node: none of them is mirrored any more."""
+        for mirror in [mirror for mirror in self._mirrors.values() if mirror.reply.owner == owner]:
+            del self._mirrors[mirror.reply.id]
+            mirror.reply.revoke()
+
     async def find(self, response_id: str, owner: str, stored: Stored) -> Reply | None:
         """The mirror of a response that its home still has; None when no node knows it for this owner.
 

@@ -20,6 +20,7 @@ import trustme
 
 from grizz.cli import main
 from grizz.doctor import machine
+from grizz.transport.sqlite.file import Lock, open_database
 from grizz.upstream.demo import DemoServer
 from tests.conftest import ROOT
 from tests.faults.test_redis_kinds import RIGHTS
@@ -279,3 +280,33 @@ async def test_a_redis_that_is_not_there_is_bad() -> None:
     assert seen.found["redis: connection"][0] == "bad"
     assert "Connect call failed" in seen.found["redis: connection"][1]
     assert time.monotonic() - began < 30
+
+
+async def test_a_model_file_that_is_not_there_is_found_without_asking_anybody(tmp_path: Path) -> None:
+    examined = await doctor("--offline", "--local", "--model-file", str(tmp_path / "none.gguf"))
+    state, text, _ = examined.found["local model"]
+    assert (examined.status, state) == (1, "bad")
+    assert "none.gguf" in text or "xllamacpp" in text  # the extra may not be installed
+
+
+async def test_the_historys_file_is_looked_at_and_not_touched(tmp_path: Path) -> None:
+    path = tmp_path / "state" / "grizz.db"
+
+    async def found(**environ: str) -> tuple[str, str]:
+        settings = {"GRIZZ_HISTORY_STORE": "sqlite", "GRIZZ_HISTORY_PATH": str(path), **environ}
+        return (await doctor("--offline", **settings)).found["history"][:2]
+
+    assert await found() == ("ok", f"in {path}, which the first start makes; 0.0 MiB of 1,024")
+    assert not path.parent.exists()
+    path.parent.mkdir()
+    lock = Lock(path)
+    assert lock.take()
+    open_database(path).close()
+    assert "in use by a server" in (await found())[1]
+    lock.give_back()
+    assert "in no use" in (await found())[1]
+    path.write_bytes(b"no database at all, but long enough to have a head" * 100)
+    state, text = await found()
+    assert (state, "not a database" in text) == ("bad", True)
+    assert (await found(GRIZZ_HISTORY_STORE="auto"))[0] == "note"
+    assert await found(GRIZZ_HISTORY_STORE="memory") == ("ok", "in memory, gone with the process")

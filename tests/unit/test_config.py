@@ -87,6 +87,7 @@ def test_every_setting_can_be_set_by_its_variable():
         extra = {
             "replies.max_reply_bytes": {"GRIZZ_REPLIES_MAX_BYTES": "1GiB"},
             "server.processes": {"GRIZZ_REDIS_URL": "redis://127.0.0.1"},
+            "local.model_file": {"GRIZZ_LOCAL_ENABLED": "true"},
             "server.tls_key_file": {"GRIZZ_SERVER_TLS_CERT_FILE": "/cert.pem"},
         }.get(key, {})
         loaded = from_env(**{item.env: value}, **extra)
@@ -551,6 +552,11 @@ def test_config_toml_without_its_comment_signs_is_all_defaults(tmp_path):
     assert set(tables) == set(SECTIONS)
     assert given == set(SETTINGS) - {"upstream.api_key", "auth.jwt_secret", "history.compaction_secret"}
     assert from_file(tmp_path, "\n".join(opened)).settings == Settings()
+
+
+def test_a_model_file_without_the_local_model_is_refused():
+    with pytest.raises(ConfigError, match=r"is of no use without local\.enabled \(--local\)"):
+        from_env(GRIZZ_LOCAL_MODEL_FILE="model.gguf")
 
 
 # Several processes

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import secrets
 import time
 from collections.abc import Callable, Sequence
@@ -11,10 +10,10 @@ from typing import Any
 
 import orjson
 
-from grizz.transport.redis.connection import Command, Target, Wire, pairs
+from grizz.transport.redis.connection import pairs
+from grizz.transport.redis.desk import Desk
 from grizz.transport.redis.keys import Keys
 
-_DEADLINE_S = 10.0
 _PAGE = 1000
 _LIFE_S = 3600.0
 
@@ -45,26 +44,18 @@ class Letter:
 
 
 class DeadLetters:
-    """Reads and changes them over a connection of its own.
+    """Reads and changes them.
 
     Every method raises RedisError, OSError or TimeoutError when the Redis cannot be used.
     """
 
-    def __init__(self, target: Target, keys: Keys) -> None:
-        self._wire: Wire = target.wire()
+    def __init__(self, desk: Desk, keys: Keys) -> None:
+        self._desk = desk
         self._keys = keys
-
-    async def __aenter__(self) -> DeadLetters:
-        async with asyncio.timeout(_DEADLINE_S):
-            await self._wire.open()
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self._wire.close()
 
     async def all(self) -> list[Letter]:
         """Every dead letter, the oldest first (the stream is bounded at about a thousand)."""
-        rows = await self._ask(("XRANGE", self._keys.dead, "-", "+", "COUNT", _PAGE * 2))
+        rows = await self._desk.ask("XRANGE", self._keys.dead, "-", "+", "COUNT", _PAGE * 2)
         return [_letter(entry.decode(), pairs(fields)) for entry, fields in rows]
 
     async def requeue(self, letters: Sequence[Letter], revise: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
@@ -77,20 +68,13 @@ class DeadLetters:
             body = orjson.loads(letter.job)
             body |= {"home": "", "token": secrets.token_hex(8), "expires_at": time.time() + _LIFE_S}
             body["work"] = revise(body["work"])
-            await self._ask(("XADD", self._keys.jobs, "*", "job", orjson.dumps(body)))
-            await self._ask(("XDEL", self._keys.dead, letter.entry))
+            await self._desk.ask("XADD", self._keys.jobs, "*", "job", orjson.dumps(body))
+            await self._desk.ask("XDEL", self._keys.dead, letter.entry)
 
     async def drop(self, letters: Sequence[Letter]) -> None:
         """Forget them."""
         for letter in letters:
-            await self._ask(("XDEL", self._keys.dead, letter.entry))
-
-    async def _ask(self, command: Command) -> Any:
-        async with asyncio.timeout(_DEADLINE_S):
-            reply = (await self._wire.ask([command]))[0]
-        if isinstance(reply, Exception):
-            raise reply
-        return reply
+            await self._desk.ask("XDEL", self._keys.dead, letter.entry)
 
 
 def _letter(entry: str, fields: dict[str, bytes]) -> Letter:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import orjson
 from redis.exceptions import RedisError
@@ -19,11 +19,18 @@ from grizz.errors import ConversationLocked, RedisDown, ShelfDown
 from grizz.protocol.items import Item
 from grizz.transport.redis import shelf_scripts as scripts
 from grizz.transport.redis.keys import Keys
-from grizz.transport.redis.link import Link
 from grizz.transport.shelf import MAX_OF_OWNER, Conversation, Wanted
 
 # Conversations that one command looks at or removes: a script holds up everybody else's commands while it runs.
 _AT_ONCE = 200
+
+
+class Asks(Protocol):
+    """A way to the Redis."""
+
+    async def ask(self, *command: Any) -> Any:
+        """The reply to a command. Raises RedisDown or RedisError."""
+        ...
 
 
 class RedisShelf:
@@ -38,7 +45,7 @@ class RedisShelf:
 
     largest = 4 << 20
 
-    def __init__(self, keys: Keys, link: Link, *, keep_s: float) -> None:
+    def __init__(self, keys: Keys, link: Asks, *, keep_s: float) -> None:
         self._keys = keys
         self._link = link
         self._keep_ms = int(keep_s * 1000)

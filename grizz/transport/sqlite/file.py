@@ -35,6 +35,11 @@ class Lock:
     def __repr__(self) -> str:
         return f"<Lock {self._path}{' held' if self._fd >= 0 else ''}>"
 
+    @property
+    def there(self) -> bool:
+        """Did any process ever use it?"""
+        return self._path.exists()
+
     def take(self) -> bool:
         """Take it; False when another process has it.
 

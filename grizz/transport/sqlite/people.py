@@ -9,13 +9,13 @@ from __future__ import annotations
 import sqlite3
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import orjson
 
 from grizz.errors import HistoryUnusable
+from grizz.transport.people import Count
 from grizz.transport.sqlite import file, schema
 
 _PAGE = 100
@@ -43,23 +43,8 @@ _DELETE = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Count:
-    """What a user has.
-
-    Attributes:
-        bytes: of responses, unfinished jobs and items of conversations, as JSON.
-    """
-
-    owner: str
-    responses: int
-    unfinished: int
-    conversations: int
-    bytes: int
-
-
-class People:
-    """The file, opened by a command. Every method may raise `sqlite3.Error`.
+class SqlitePeople:
+    """Implements `transport.people.People`: the file. Every method may raise `sqlite3.Error`.
 
     Attributes:
         alone: no server has the file.
@@ -84,7 +69,7 @@ class People:
             self._lock.give_back()
             raise
 
-    def __enter__(self) -> People:
+    def __enter__(self) -> SqlitePeople:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -92,11 +77,11 @@ class People:
         self._lock.give_back()
 
     def counts(self) -> list[Count]:
-        """What each user has."""
+        """See `People.counts`."""
         return [Count(*row) for row in self._db.execute(_COUNTS).fetchall()]
 
     def export(self, owner: str) -> Iterator[dict[str, Any]]:
-        """All that is kept of a user, one thing after the other; what is written meanwhile may be missing."""
+        """See `People.export`."""
         for data in self._paged(_TURNS, owner):
             body = orjson.loads(data)
             previous = body["lineage"][-1] if body["lineage"] else None
@@ -111,13 +96,7 @@ class People:
             yield {"kind": "conversation", **known, "items": [orjson.loads(one) for one in self._paged(_ITEMS, key)]}
 
     def delete(self, owner: str, within_s: float) -> tuple[int, bool]:
-        """Delete all of a user's; how many rows, and whether nobody has anything of it any more.
-
-        A server that runs forgets what it has in memory, and then deletes what it wrote meanwhile.
-
-        Args:
-            within_s: how long to wait for it.
-        """
+        """See `People.delete`."""
         deleted = 0
         for statement in _DELETE:
             while count := self._db.execute(statement, (owner, _AT_ONCE)).rowcount:
