@@ -42,7 +42,7 @@ fmt: $(DEV) ## format the code and mend what can be mended safely
 	@$(BIN)/python -m ruff check --fix --exit-zero --quiet .
 	@$(BIN)/python -m ruff format .
 
-bench: $(RUN) ## measure speed and memory on this machine
+bench: $(RUN) ## measure speed and memory on this machine, beside the least that Python can do
 	@$(BIN)/python benchmarks/run.py $(ARGS)
 
 edges: $(RUN) ## measure the limits: idle and stalled clients, a stop, lag, memory

@@ -1,7 +1,8 @@
-"""Grizz beside the upstream it stands in front of, in one session, interleaved: `make bench`.
+"""Grizz beside the model it stands in front of and the least that Python can do, interleaved: `make bench`.
 
-Prints a Markdown table. Exits 1 when a word was lost or doubled. Everything runs on loopback, bounded in count and
-time. Read ratios, not single numbers: shared machines differ by half between two runs.
+Prints Markdown tables, the second one of ratios to the floor (floor.py), round by round. Exits 1 when a word was lost
+or doubled. Everything runs on loopback, bounded in count and time. Read ratios, not single numbers: shared machines
+differ by half between two runs.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -148,41 +150,81 @@ def progress(done: int, of: int, what: str) -> None:
     print(f"\r[{bar:30}] {done}/{of} {what:40}", end="" if done < of else "\n", file=sys.stderr, flush=True)
 
 
-async def measure(options: argparse.Namespace, demo: tuple[int, str], grizz: tuple[int, str]) -> dict[str, Any]:
-    loads = {"paced": (50, 150, 50.0), "burst": (100, 1500, 0.0)}
-    if options.quick:
-        loads = {"paced": (50, 50, 50.0), "burst": (50, 300, 0.0)}
-    subjects: list[tuple[str, Ask, int, str]] = [
-        ("direct", direct, demo[0], demo[1]),
-        ("Grizz, WebSocket", over_websocket, *grizz),
-        ("Grizz, SSE", over_sse, *grizz),
-    ]
+# Load → streams at once, words of each answer, words a second of each (0: as fast as they come).
+LOADS = {
+    "paced": (50, 150, 50.0),
+    "steady": (200, 200, 50.0),
+    "saturation": (200, 500, 200.0),
+    "burst": (100, 1500, 0.0),
+}
+QUICK = {"paced": (50, 50, 50.0), "steady": (200, 50, 50.0), "saturation": (200, 100, 200.0), "burst": (50, 300, 0.0)}
+FLOOR = "floor, openai"
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """What is measured: how it is asked, where, and the process whose CPU counts."""
+
+    name: str
+    ask: Ask
+    pid: int
+    url: str
+
+
+async def measure(options: argparse.Namespace, subjects: list[Subject]) -> dict[str, Any]:
+    loads = QUICK if options.quick else LOADS
+    grizz = next(subject for subject in subjects if subject.name.startswith("Grizz"))
     # Before any load: a process that has freed memory would hand that out, and the sockets would look too cheap.
-    idle_kib = await idle_sockets(grizz[1], grizz[0], 1000)
+    idle_kib = await idle_sockets(grizz.url, grizz.pid, 1000)
     rows: dict[str, list[dict[str, float]]] = {}
-    steps = [(load_name, subject) for _ in range(options.runs) for load_name in loads for subject in subjects]
-    for done, (load_name, (name, ask, pid, url)) in enumerate(steps):
-        progress(done, len(steps), f"{load_name}, {name}")
-        rows.setdefault(f"{load_name} | {name}", []).append(await load(ask, url, pid, *loads[load_name]))
+    steps = [(name, subject) for _ in range(options.runs) for name in loads for subject in subjects]
+    for done, (name, one) in enumerate(steps):
+        progress(done, len(steps), f"{name}, {one.name}")
+        rows.setdefault(f"{name} | {one.name}", []).append(await load(one.ask, one.url, one.pid, *loads[name]))
     progress(len(steps), len(steps), "done")
-    return {"rows": rows, "idle_kib": idle_kib}
+    return {"loads": list(loads), "rows": rows, "idle_kib": idle_kib}
+
+
+def spread(values: list[float], digits: int) -> str:
+    """The median and, in brackets, the range."""
+    low, middle, high = min(values), statistics.median(values), max(values)
+    return f"{middle:,.{digits}f} [{low:,.{digits}f} to {high:,.{digits}f}]"
 
 
 def table(result: dict[str, Any]) -> str:
-    columns = ["tokens_per_s", "ttft_p50_ms", "ttft_p99_ms", "cpu_s_per_1000"]
+    columns = {"tokens_per_s": 0, "ttft_p50_ms": 1, "ttft_p99_ms": 1, "cpu_s_per_1000": 4}
     lines = [
         "| load | through | tokens/s | TTFT p50 ms | TTFT p99 ms | server CPU s per 1,000 tokens |",
         "|---|---|---|---|---|---|",
     ]
     for name, runs in result["rows"].items():
-        cells = []
-        for column in columns:
-            values = [run[column] for run in runs]
-            digits = 0 if column == "tokens_per_s" else 4 if column.startswith("cpu") else 1
-            low, middle, high = min(values), statistics.median(values), max(values)
-            cells.append(f"{middle:,.{digits}f} [{low:,.{digits}f} to {high:,.{digits}f}]")
+        cells = [spread([run[column] for run in runs], digits) for column, digits in columns.items()]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join([*lines, "", f"An idle WebSocket costs {result['idle_kib']:.1f} KiB of the server's memory."])
+
+
+def ratios(result: dict[str, Any]) -> str:
+    """Tokens for a second of the server's core, as a part of the floor's in the same round; and TTFT beyond direct."""
+    lines = [
+        "| load | through | tokens/s per core | of the floor | TTFT p50 over direct, ms | p99 |",
+        "|---|---|---|---|---|---|",
+    ]
+    rows = result["rows"]
+    for name in result["loads"]:
+        floor, direct = rows[f"{name} | {FLOOR}"], rows[f"{name} | direct"]
+        for key, runs in rows.items():
+            of, _, who = key.partition(" | ")
+            if of != name or who == "direct":
+                continue
+            per_core = [1000 / run["cpu_s_per_1000"] for run in runs]
+            part = [low["cpu_s_per_1000"] / run["cpu_s_per_1000"] for low, run in zip(floor, runs, strict=True)]
+            late = [
+                [run[column] - base[column] for run, base in zip(runs, direct, strict=True)]
+                for column in ("ttft_p50_ms", "ttft_p99_ms")
+            ]
+            cells = [spread(per_core, 0), spread(part, 2), *(spread(one, 1) for one in late)]
+            lines.append(f"| {name} | {who} | {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
 def main() -> int:
@@ -192,19 +234,31 @@ def main() -> int:
     parser.add_argument("--json", type=Path, help="write every run to this file")
     options = parser.parse_args()
     started: list[subprocess.Popen[str]] = []
+
+    def launch(arguments: list[str], core: int, **environ: str) -> tuple[int, str]:
+        process, url = start(arguments, core, **environ)
+        started.append(process)
+        return process.pid, url
+
     try:
-        demo, demo_url = start(["-m", "grizz.upstream.demo", "--tokens-per-second", "0"], 0)
-        started.append(demo)
-        settings = {"OPENAI_BASE_URL": demo_url, "OPENAI_API_KEY": "x", "GRIZZ_WORKERS_CONCURRENCY": "1000"}
-        grizz, url = start(["grizz.py", "--port", "0", "--log-format", "text"], 1, **settings)
-        started.append(grizz)
+        demo = launch(["-m", "grizz.upstream.demo", "--tokens-per-second", "0"], 0)
+        settings = {"OPENAI_BASE_URL": demo[1], "OPENAI_API_KEY": "x", "GRIZZ_WORKERS_CONCURRENCY": "1000"}
+        grizz = launch(["grizz.py", "--port", "0", "--log-format", "text"], 1, **settings)
+        subjects = [
+            Subject("direct", direct, *demo),
+            Subject(FLOOR, over_websocket, *launch(["benchmarks/floor.py", "openai"], 1, **settings)),
+            Subject("floor, aiohttp", over_websocket, *launch(["benchmarks/floor.py", "aiohttp"], 1, **settings)),
+            Subject("Grizz, WebSocket", over_websocket, *grizz),
+            Subject("Grizz, SSE", over_sse, *grizz),
+        ]
         pin(0)
-        result = asyncio.run(measure(options, (demo.pid, demo_url), (grizz.pid, url)))
+        result = asyncio.run(measure(options, subjects))
     finally:
         for process in started:
             process.terminate()
             process.communicate()
     print(table(result))
+    print(f"\n{ratios(result)}")
     if options.json:
         options.json.write_text(json.dumps(result, indent=1))
     wrong = sum(run["wrong"] for runs in result["rows"].values() for run in runs)
