@@ -62,6 +62,7 @@ class Engine:
         readers_per_response: cursors that may follow one response.
         lease_s: seconds of standstill after which another node may have taken over.
         keep_s: seconds a stored response is kept after its last use.
+        max_chain_bytes: of input and output in a chain of responses that may be continued.
         archive: where finished responses are stored for every node, or None.
         compactions: seals and opens compaction items.
         once: the idempotency keys in use.
@@ -86,6 +87,7 @@ class Engine:
         readers_per_response: int,
         lease_s: float,
         keep_s: float,
+        max_chain_bytes: int,
         compactions: Compactions,
         once: Once,
         shelf: Shelf,
@@ -96,7 +98,7 @@ class Engine:
         self.pulse = Pulse(lease_s, transport.may_speak)
         self.replies = replies
         self.history = history
-        self.lookup = Lookup(history, archive, keep_s=keep_s)
+        self.lookup = Lookup(history, archive, keep_s=keep_s, max_chain_bytes=max_chain_bytes)
         self.conversations = Conversations(shelf)
         self._turns = Turns(shelf, tasks, lease_s=lease_s, is_home=lambda one: replies.get(one) is not None)
         self._origins = Origins(self.lookup, self.conversations, self._turns, self.reply)
