@@ -30,7 +30,7 @@ from grizz.engine.worker import STOPPED, Work
 from grizz.errors import Code, QueueFull, RequestError, TransportClosed
 from grizz.protocol.compose import Composer
 from grizz.protocol.events import response_object
-from grizz.protocol.items import Item, check_calls_match
+from grizz.protocol.items import Item
 from grizz.protocol.reader import usage
 from grizz.protocol.requests import Request
 from grizz.tasks import TaskOwner
@@ -167,9 +167,7 @@ class Engine:
             RequestError: it names something that is not there, or not its own.
         """
         origin = await self._origins.read(request, owner, self._now() + _ELSEWHERE_S)
-        context = await self.compactions.opened(owner, [*origin.before, *origin.given], len(origin.given))
-        check_calls_match(context)
-        return context
+        return await origin.seen(self.compactions, owner)
 
     def reply(self, response_id: str, owner: str) -> Reply | None:
         """The log of a response, if it is still kept (or mirrored) here and this owner's."""
@@ -308,8 +306,7 @@ class Engine:
         self, name: str, origin: Origin, owner: str, scope: Scope | None, size: int, on_end: OnEnd | None, until: float
     ) -> Reply:
         request, parent, given = origin.request, origin.parent, origin.given
-        context = await self.compactions.opened(owner, [*origin.before, *given], len(given))
-        check_calls_match(context)
+        context = await origin.seen(self.compactions, owner)
         # It may have begun, or become another node, while this one waited for others; from here on nothing waits.
         if self.draining or not name.startswith(f"resp_{self._node()}"):
             raise _restarting()

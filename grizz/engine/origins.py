@@ -7,6 +7,7 @@ import dataclasses
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+from grizz.engine.compaction import Compactions
 from grizz.engine.conversations import Conversations, own_ids, unreachable
 from grizz.engine.history import Scope, Turn
 from grizz.engine.ids import new_id
@@ -14,7 +15,7 @@ from grizz.engine.lookup import Lookup
 from grizz.engine.reply import Reply
 from grizz.engine.turns import Turns
 from grizz.errors import Code, RequestError
-from grizz.protocol.items import Item, with_ids
+from grizz.protocol.items import Item, check_calls_match, with_ids
 from grizz.protocol.requests import Request
 
 # A turn over a WebSocket waits in order behind the one before it; so long, a job may wait and run.
@@ -39,6 +40,17 @@ class Origin:
     before: Sequence[Item]
     given: Sequence[Item]
     waited_s: float = 0.0
+
+    async def seen(self, compactions: Compactions, owner: str) -> list[Item]:
+        """All that the model sees. Cancel-safe.
+
+        Raises:
+            RequestError: an item of it makes that impossible, and is named; 503, it cannot be known now.
+        """
+        context, source = [*self.before, *self.given], self.request.source
+        context = await compactions.opened(owner, context, len(self.given), source=source)
+        check_calls_match(context, self.given, source=source)
+        return context
 
 
 class Origins:
