@@ -374,6 +374,7 @@ class Engine:
             self.lookup.sweep(now)
             self.conversations.sweep()
             self._turns.sweep()
+            self.home.say_queued_again(self._transport.advance)
             for reply in self.replies.abandoned(now):
                 log.info("nobody watches this answer any more", extra={"response": reply.id})
                 await self._stop(reply, Cause.ABANDONED)

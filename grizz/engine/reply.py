@@ -41,6 +41,7 @@ class Reply:
         ended_at: when its terminal event came, in seconds of the loop's clock; None before.
         attempt: which attempt its events are of; higher than 1 only when its first home died.
         revoked: another node speaks for it now: not one more of its events may go out.
+        told_at: when its last event came.
         on_end: called once with the Response when it stops running here, however that comes.
         unwatched_since: when its last cursor went, or it was made; None while somebody watches.
     """
@@ -64,6 +65,7 @@ class Reply:
         "revoked",
         "scope",
         "started",
+        "told_at",
         "unwatched_since",
     )
 
@@ -87,7 +89,7 @@ class Reply:
         self.scope = scope
         self.given = given
         self.bytes = size
-        self.created_at = now
+        self.created_at = self.told_at = now
         self.started = False
         self.attempt = 1
         self.revoked = False
@@ -139,6 +141,7 @@ class Reply:
         if len(self._newest) + len(fresh) > _AT_HAND:
             self._newest = []
         self._newest.extend(fresh)
+        self.told_at = now
         for event in fresh:
             self._log.append(event.data)
             self.bytes += len(event.data) + EVENT_OVERHEAD_BYTES
