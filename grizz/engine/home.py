@@ -98,6 +98,7 @@ class Home:
         if reply.status == "queued":
             composer.lifecycle("in_progress", "in_progress")
         self.publish(reply, composer)
+        reply.losses, reply.left = (*reply.losses, composer.next_seq), len(composer.output)
         return dataclasses.replace(delivery.job, next_seq=composer.next_seq, output=composer.output)
 
     def buried(self, delivery: Delivery) -> None:

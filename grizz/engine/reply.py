@@ -40,6 +40,8 @@ class Reply:
         bytes: what the log holds.
         ended_at: when its terminal event came, in seconds of the loop's clock; None before.
         attempt: which attempt its events are of; higher than 1 only when its first home died.
+        losses: numbers of events from which another worker began anew, after one was lost here.
+        left: how many items of the output those have left behind.
         revoked: another node speaks for it now: not one more of its events may go out.
         told_at: when its last event came.
         on_end: called once with the Response when it stops running here, however that comes.
@@ -57,6 +59,8 @@ class Reply:
         "ended_at",
         "given",
         "id",
+        "left",
+        "losses",
         "on_end",
         "owner",
         "parent",
@@ -92,6 +96,8 @@ class Reply:
         self.created_at = self.told_at = now
         self.started = False
         self.attempt = 1
+        self.losses: tuple[int, ...] = ()
+        self.left = 0
         self.revoked = False
         self.on_end: Callable[[dict[str, Any]], None] | None = None
         self.ended_at: float | None = None
