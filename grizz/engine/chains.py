@@ -76,6 +76,21 @@ class Chains:
         chain[0].hang_on(None)
         return turn
 
+    async def one(self, response_id: str, owner: str) -> Turn | None:
+        """A stored turn without its ancestors, and torn for that; kept in memory from then on. Cancel-safe."""
+        found = await self._fetch([response_id], owner)
+        if response_id not in found:
+            return None
+        kept = self._history.peek(response_id, owner)
+        if kept is not None:
+            return kept
+        turn, lineage = found[response_id]
+        if lineage:
+            turn.lost, turn.older = lineage[-1], tuple(lineage)
+        if turn.size <= self._history.max_bytes:
+            self._history.add(turn, asyncio.get_running_loop().time())
+        return turn
+
     async def _fetch(self, response_ids: list[str], owner: str) -> dict[str, tuple[Turn, list[str]]]:
         if not response_ids:
             return {}

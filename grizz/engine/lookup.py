@@ -82,7 +82,7 @@ class Lookup:
         with self._looking_up(owner):
             peers = self.peers
             reply = None if peers is None else await peers.find(response_id, owner, self._stored(response_id))
-            return reply or await self._fetch(response_id, owner)
+            return reply or await self._one(response_id, owner)
 
     async def turn(self, response_id: str, owner: str, scope: Scope | None) -> Turn | None:
         """A finished turn that is this owner's (on this connection), wherever it was made, with its ancestors.
@@ -97,7 +97,8 @@ class Lookup:
         turn = self.history.find(response_id, owner, _now(), scope)
         if self._archive is not None and (turn is None or turn.is_torn):
             with self._looking_up(owner):
-                turn = await (self._turn_elsewhere(response_id, owner) if turn is None else self._mended(turn))
+                read = self._turn_elsewhere(response_id, owner, self._fetch) if turn is None else self._mended(turn)
+                turn = await read
         if turn is not None:
             check_length(turn, self._max_chain_bytes)
             self._touch(turn)
@@ -107,8 +108,12 @@ class Lookup:
         """An output item, wherever it was made, if this owner (on this connection) may see it. Cancel-safe."""
         found = self.history.item(item_id, owner, scope)
         response_id = response_of(item_id, time.time()) if found is None and self._archive is not None else None
-        turn = None if response_id is None else await self.turn(response_id, owner, scope)
+        if response_id is None:
+            return found
+        with self._looking_up(owner):
+            turn = await self._turn_elsewhere(response_id, owner, self._one)
         if turn is not None:
+            self._touch(turn)
             found = next((item for item in turn.response["output"] if item["id"] == item_id), None)
         return found
 
@@ -206,13 +211,15 @@ class Lookup:
             return False
         return await self.peers.find(response_id, owner, self._stored(response_id)) is not None
 
-    async def _turn_elsewhere(self, response_id: str, owner: str) -> Turn | None:
+    async def _turn_elsewhere(
+        self, response_id: str, owner: str, read: Callable[[str, str], Awaitable[Turn | None]]
+    ) -> Turn | None:
         """A turn that another node made; one that has just ended may be on its way to the archive."""
-        turn = await self._fetch(response_id, owner)
+        turn = await read(response_id, owner)
         if turn is None and self.peers is not None and await self._runs_elsewhere(response_id, owner):
             for _ in range(_STORE_LOOKS):
                 await asyncio.sleep(_STORE_LOOK_S)
-                turn = await self._fetch(response_id, owner)
+                turn = await read(response_id, owner)
                 if turn is not None:
                     break
         return turn
@@ -220,6 +227,10 @@ class Lookup:
     async def _fetch(self, response_id: str, owner: str) -> Turn | None:
         """A stored turn, with its ancestors."""
         return None if self._chains is None else await self._chains.read(response_id, owner)
+
+    async def _one(self, response_id: str, owner: str) -> Turn | None:
+        """A stored turn alone."""
+        return None if self._chains is None else await self._chains.one(response_id, owner)
 
     async def _mended(self, turn: Turn) -> Turn:
         """A turn of which memory has lost an ancestor: on what the archive has of those, as a copy that may be torn."""

@@ -182,25 +182,20 @@ class Origins:
         for index, item in enumerate(items):
             if item["type"] == "item_reference":
                 where = f"input[{index}].id"
-                found = known.get(item["id"]) or await self._referred(item["id"], owner, scope, deadline, where)
+                found = known.get(item["id"]) or await self._referred(item["id"], owner, scope, deadline)
                 if found is None:
                     raise RequestError(400, Code.ITEM_NOT_FOUND, f"Item with id '{item['id']}' not found.", param=where)
                 item = found
             resolved.append(item)
         return resolved
 
-    async def _referred(
-        self, item_id: str, owner: str, scope: Scope | None, deadline: float, where: str
-    ) -> Item | None:
+    async def _referred(self, item_id: str, owner: str, scope: Scope | None, deadline: float) -> Item | None:
         try:
             async with asyncio.timeout_at(deadline):
                 return await self._lookup.item(item_id, owner, scope)
         except TimeoutError:
             text = f"Item with id '{item_id}' could not be looked up in time; try again."
             raise RequestError(503, Code.OVERLOADED, text, param="input", retry_after_s=1.0) from None
-        except RequestError as error:
-            error.param = where
-            raise
 
 
 def _no_parent(previous: str, state: str) -> RequestError:

@@ -10,6 +10,7 @@ import aiohttp
 import pytest
 
 from grizz.core.api_keys import hash_of
+from grizz.engine import chains
 from tests.accounts import ALICE, BOB, bearer
 from tests.conftest import Grizz, running_grizz
 from tests.player import Player
@@ -28,7 +29,7 @@ class Asker:
         self.url = f"{grizz.url}/v1/responses"
         self.headers = headers
 
-    async def post(self, text: str, previous: str | None = None, **fields: Any) -> tuple[int, dict[str, Any]]:
+    async def post(self, text: Any, previous: str | None = None, **fields: Any) -> tuple[int, dict[str, Any]]:
         body = {"input": text, "previous_response_id": previous, **fields}
         async with self.http.post(self.url, json=body, headers=self.headers) as answer:
             return answer.status, await answer.json()
@@ -107,6 +108,10 @@ async def test_a_chain_that_holds_more_than_a_request_may_is_refused_with_number
             ids = [await asker.turn("[[words:1]]" + "b" * 9000)]
             ids.append(await asker.turn("[[words:1]]" + "b" * 9000, ids[-1]))
             ids.append(await asker.turn("[[words:1]]" + "b" * 5000, ids[-1]))
+            async with http.get(f"{asker.url}/{ids[-1]}") as answer:
+                found = await answer.json()  # read it may be, whatever its chain holds
+            reference = {"type": "item_reference", "id": found["output"][0]["id"]}
+            assert (await asker.post([reference, {"role": "user", "content": "and?"}]))[0] == 200
             error = await asker.refusal(ids[-1])
             assert (error["code"], error["param"]) == ("context_length_exceeded", "previous_response_id")
             assert ids[-1] in error["message"] and "3 responses" in error["message"]
@@ -169,3 +174,12 @@ async def test_the_conversation_that_a_chain_goes_on_from_is_named_when_it_is_go
         assert answer.status == 200
     error = await asker.refusal(after)
     assert after in error["message"] and f"conversation '{conversation}', which is not kept" in error["message"]
+
+
+async def test_a_chain_of_too_many_responses_is_refused(
+    http: aiohttp.ClientSession, grizz: Grizz, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(chains, "MAX_TURNS", 3)
+    ids = await Asker(http, grizz).chain(4)
+    error = await Asker(http, grizz).refusal(ids[-1])
+    assert error["code"] == "context_length_exceeded" and "at least 4 responses" in error["message"]
