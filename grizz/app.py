@@ -297,6 +297,7 @@ class App:
             readers_per_response=settings.limits.readers_per_response,
             lease_s=settings.workers.lease_s,
             keep_s=durable.use_counts_s if durable else settings.history.keep_s,
+            max_chain_bytes=settings.server.max_message_bytes,
             compactions=Compactions(
                 settings.history.compaction_secret,
                 claims,

@@ -46,6 +46,7 @@ class Code(StrEnum):
     CONVERSATION_LOCKED = "conversation_locked"
     LOG_EXPIRED = "grizz:log_expired"
     LANE_BUSY = "grizz:lane_busy"
+    WITHDRAWN = "grizz:withdrawn"
     STREAM_LIMIT = "websocket_stream_limit_reached"
     CONNECTION_LIMIT = "websocket_connection_limit_reached"
     WEBSOCKET_QUEUE_FULL = "websocket_queue_full"

@@ -7,6 +7,7 @@ tries (fencing). A lease that runs out is not moved by itself: `expired` names i
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -130,6 +131,17 @@ class Ledger:
         self._queued_bytes -= entry.job.size
         entry.until = now + self._lease_s
         self._leased[delivery.job.id] = entry
+
+    def advance(self, job_id: str, next_seq: int) -> bool:
+        """A job that waits, offered or not, begins at another number: more was said about it. False: it does not wait.
+
+        Who was shown an offered one does not know that: it must be offered anew.
+        """
+        entry = self._entries.get(job_id)
+        if entry is None or entry.state not in (State.QUEUED, State.OFFERED):
+            return False
+        entry.job = dataclasses.replace(entry.job, next_seq=next_seq)
+        return True
 
     def adopt(self, delivery: Delivery, now: float) -> None:
         """A delivery that is running already becomes this ledger's.

@@ -11,7 +11,7 @@ from grizz.core.vault import Vault
 from grizz.engine.ids import new_id
 from grizz.errors import ClaimsDown, Code, RequestError
 from grizz.protocol import compaction
-from grizz.protocol.items import Item, with_ids
+from grizz.protocol.items import Item, Source, with_ids
 from grizz.protocol.reader import usage
 from grizz.transport.base import Claims
 
@@ -60,11 +60,15 @@ class Compactions:
             "usage": response["usage"] or usage({}),
         }
 
-    async def opened(self, owner: str, context: Sequence[Item], given: int) -> list[Item]:
+    async def opened(
+        self, owner: str, context: Sequence[Item], given: int, *, where: str = "input", source: Source | None = None
+    ) -> list[Item]:
         """The context with what its compaction items hold instead of them. Cancel-safe.
 
         Args:
             given: how many of its last items the client has just sent.
+            where: the parameter that these came in.
+            source: what the items before them are of; None when there are none.
 
         Raises:
             RequestError: 400, one of them cannot be opened: changed, another owner's, or of a server with another
@@ -82,11 +86,17 @@ class Compactions:
             data = self._vault.open(owner, token)
             if data is None:
                 text = "This compaction item cannot be opened here; send the conversation itself."
-                param = f"input[{index - older}].encrypted_content" if index >= older else None
+                param = f"{where}[{index - older}].encrypted_content"
+                if index < older and source is not None:
+                    text, param = f"{text} {source.names(item)}", source.param
                 raise RequestError(400, Code.INVALID_ENCRYPTED_CONTENT, text, param=param)
             # With ids as all other items: what is read of a context is found and kept by them.
             found[token] = with_ids(compaction.unpacked(data), new_id)
         return compaction.in_place(context, found)
+
+    async def check(self, owner: str, items: Sequence[Item], where: str) -> list[Item]:
+        """As `opened`, of items that are to be kept for later turns: none may make each of those fail."""
+        return await self.opened(owner, items, len(items), where=where)
 
     async def agree(self) -> None:
         """Take the secret that whoever came first has left: one or two commands of Redis, at the first need.

@@ -23,7 +23,8 @@ _WITHIN_S = 2.0
 # Items in one conversation; they are all read for each turn.
 MAX_ITEMS = 10_000
 _ID = re.compile(r"conv_[A-Za-z0-9_-]{1,100}\Z")
-_ITEM_ID = re.compile(r"[A-Za-z0-9_.\-]{1,100}\Z")
+# It is addressed by its URL, in which "." and ".." mean something else.
+_ITEM_ID = re.compile(r"(?!\.{1,2}\Z)[A-Za-z0-9_.\-]{1,100}\Z")
 
 
 class Conversations:

@@ -30,7 +30,7 @@ from grizz.engine.worker import STOPPED, Work
 from grizz.errors import Code, QueueFull, RequestError, TransportClosed
 from grizz.protocol.compose import Composer
 from grizz.protocol.events import response_object
-from grizz.protocol.items import Item, check_calls_match
+from grizz.protocol.items import Item
 from grizz.protocol.reader import usage
 from grizz.protocol.requests import Request
 from grizz.tasks import TaskOwner
@@ -62,6 +62,7 @@ class Engine:
         readers_per_response: cursors that may follow one response.
         lease_s: seconds of standstill after which another node may have taken over.
         keep_s: seconds a stored response is kept after its last use.
+        max_chain_bytes: of input and output in a chain of responses that may be continued.
         archive: where finished responses are stored for every node, or None.
         compactions: seals and opens compaction items.
         once: the idempotency keys in use.
@@ -86,6 +87,7 @@ class Engine:
         readers_per_response: int,
         lease_s: float,
         keep_s: float,
+        max_chain_bytes: int,
         compactions: Compactions,
         once: Once,
         shelf: Shelf,
@@ -96,7 +98,7 @@ class Engine:
         self.pulse = Pulse(lease_s, transport.may_speak)
         self.replies = replies
         self.history = history
-        self.lookup = Lookup(history, archive, keep_s=keep_s)
+        self.lookup = Lookup(history, archive, keep_s=keep_s, max_chain_bytes=max_chain_bytes)
         self.conversations = Conversations(shelf)
         self._turns = Turns(shelf, tasks, lease_s=lease_s, is_home=lambda one: replies.get(one) is not None)
         self._origins = Origins(self.lookup, self.conversations, self._turns, self.reply)
@@ -165,9 +167,7 @@ class Engine:
             RequestError: it names something that is not there, or not its own.
         """
         origin = await self._origins.read(request, owner, self._now() + _ELSEWHERE_S)
-        context = await self.compactions.opened(owner, [*origin.before, *origin.given], len(origin.given))
-        check_calls_match(context)
-        return context
+        return await origin.seen(self.compactions, owner)
 
     def reply(self, response_id: str, owner: str) -> Reply | None:
         """The log of a response, if it is still kept (or mirrored) here and this owner's."""
@@ -306,8 +306,7 @@ class Engine:
         self, name: str, origin: Origin, owner: str, scope: Scope | None, size: int, on_end: OnEnd | None, until: float
     ) -> Reply:
         request, parent, given = origin.request, origin.parent, origin.given
-        context = await self.compactions.opened(owner, [*origin.before, *given], len(given))
-        check_calls_match(context)
+        context = await origin.seen(self.compactions, owner)
         # It may have begun, or become another node, while this one waited for others; from here on nothing waits.
         if self.draining or not name.startswith(f"resp_{self._node()}"):
             raise _restarting()
@@ -375,6 +374,7 @@ class Engine:
             self.lookup.sweep(now)
             self.conversations.sweep()
             self._turns.sweep()
+            self.home.say_queued_again(self._transport.advance)
             for reply in self.replies.abandoned(now):
                 log.info("nobody watches this answer any more", extra={"response": reply.id})
                 await self._stop(reply, Cause.ABANDONED)

@@ -3,7 +3,8 @@
 A turn keeps only its own input and output and points at its parent, so a conversation of n turns costs n turns, not n².
 Two bounds: a turn goes `keep_s` after it was last used, and when `max_bytes` is reached the least recently used go
 first. Using a turn uses its ancestors, so a conversation lives or goes as a whole; a turn whose ancestor went cannot be
-continued, since the model would see half a conversation.
+continued from here, since the model would see half a conversation. Where there is an archive, `chains.py` reads it
+whole from there.
 
 `store: false` turns are kept here too, under the same bounds, but only the connection that made them finds them.
 """
@@ -55,8 +56,10 @@ class Turn:
         last_seq: number of its terminal event, under which it is replayed once its log is gone.
         scope: the connection that alone may find it, or None when all of its owner's may.
         size: bytes it holds, by its JSON and `TURN_OVERHEAD_BYTES`.
+        said: bytes of it that a model is shown when it is continued, by the JSON of its input and output.
         gone: it was dropped, and what it held with it.
-        older: ids of its ancestors once it is gone, oldest first: what hangs on it may be stored after that.
+        lost: id of the nearest ancestor that is not to be had, where it hangs on nothing for that reason; else None.
+        older: ids of its ancestors, oldest first, where it hangs on nothing; what hangs on it may be stored after that.
         touched_at: when its stored copy was last told to live on, seconds since the epoch.
     """
 
@@ -68,14 +71,18 @@ class Turn:
     last_seq: int
     scope: Scope | None
     size: int = 0
+    said: int = 0
     used_at: float = 0.0
     gone: bool = False
+    lost: str | None = None
     older: tuple[str, ...] = ()
     touched_at: float = 0.0
 
     def __post_init__(self) -> None:
         self.touched_at = float(self.response.get("created_at", 0))
-        self.size = len(orjson.dumps(list(self.input))) + len(orjson.dumps(self.response)) + TURN_OVERHEAD_BYTES
+        given = len(orjson.dumps(list(self.input)))
+        self.said = given + len(orjson.dumps(self.response["output"]))
+        self.size = given + len(orjson.dumps(self.response)) + TURN_OVERHEAD_BYTES
 
     def to_wire(self) -> bytes:
         """It as JSON, with the ids of its ancestors instead of them."""
@@ -109,7 +116,29 @@ class Turn:
     @property
     def is_torn(self) -> bool:
         """Was it, or an ancestor, dropped? Then only a part of the conversation is left."""
-        return any(turn.gone for turn in self.lineage())
+        return self.missing is not None
+
+    @property
+    def missing(self) -> str | None:
+        """The id of the nearest turn, from itself on, that is not to be had; None when it is whole."""
+        turn: Turn | None = self
+        while turn is not None:
+            if turn.gone or turn.lost is not None:
+                return turn.id if turn.gone else turn.lost
+            turn = turn.parent
+        return None
+
+    def hang_on(self, parent: Turn | None) -> None:
+        """Follow that turn, which is whole, from now on."""
+        self.parent, self.lost, self.older = parent, None, ()
+
+    def let_go(self) -> None:
+        """Hang on nothing any more: remember only whose ids are before it."""
+        turns = self.lineage()
+        if self.parent is not None:
+            self.lost = self.parent.id
+        self.older = (*turns[0].older, *(one.id for one in turns[:-1]))
+        self.parent = None
 
     def context(self) -> list[Item]:
         """Everything said up to and including it, oldest first."""
@@ -126,11 +155,15 @@ class History:
     Args:
         keep_s: seconds a turn is kept after its last use.
         max_bytes: what all turns may hold together.
+
+    Attributes:
+        max_bytes: as given.
+        bytes: what all turns hold together.
     """
 
     def __init__(self, *, keep_s: float, max_bytes: int) -> None:
         self._keep_s = keep_s
-        self._max_bytes = max_bytes
+        self.max_bytes = max_bytes
         self._turns: OrderedDict[str, Turn] = OrderedDict()
         self._item_homes: dict[tuple[str, str], Turn] = {}
         self.bytes = 0
@@ -142,10 +175,42 @@ class History:
         return f"<History: {len(self._turns)} turns, {self.bytes} bytes>"
 
     def add(self, turn: Turn, now: float) -> None:
-        """Keep a turn, and let the least recently used go where the byte bound asks for it."""
+        """Keep a turn, and let the least recently used go where the byte bound asks for it.
+
+        What it hangs on stays alive by that, so it may only hang on what is kept here, too, and counted.
+        """
+        if turn.parent is not None:
+            kept = self._turns.get(turn.parent.id)
+            if kept is None:
+                turn.let_go()
+            else:
+                turn.parent = kept
+        if self._insert(turn):
+            self._use(turn, now)
+            self._make_room()
+
+    def add_chain(self, turns: Sequence[Turn], now: float) -> Turn:
+        """Keep a whole chain, oldest first: as `add` for each, and what is kept already is hung on the one before it.
+
+        Returns:
+            The last one as it is kept.
+        """
+        parent: Turn | None = None
+        for turn in turns:
+            kept = self._turns.get(turn.id, turn)
+            kept.hang_on(parent)
+            if kept is turn:
+                self._insert(turn)
+            parent = kept
+        assert parent is not None
+        self._use(parent, now)
+        self._make_room()
+        return parent
+
+    def _insert(self, turn: Turn) -> bool:
         if turn.scope is not None:
             if turn.scope.closed:
-                return
+                return False
             turn.scope.turns[turn.id] = None
             if len(turn.scope.turns) > MAX_SCOPED:
                 self.forget(next(iter(turn.scope.turns)))
@@ -153,9 +218,16 @@ class History:
         self.bytes += turn.size
         for item in turn.response["output"]:
             self._item_homes[turn.owner, item["id"]] = turn
-        self._use(turn, now)
-        while self.bytes > self._max_bytes and self._turns:
+        return True
+
+    def _make_room(self) -> None:
+        while self.bytes > self.max_bytes and self._turns:
             self._drop(next(iter(self._turns.values())))
+
+    def peek(self, response_id: str, owner: str) -> Turn | None:
+        """The turn, if every connection of this owner may see it; that does not count as using it."""
+        turn = self._turns.get(response_id)
+        return turn if turn is not None and turn.owner == owner and turn.scope is None else None
 
     def find(self, response_id: str, owner: str, now: float, scope: Scope | None = None) -> Turn | None:
         """The turn, if this owner (on this connection) may see it; its lineage counts as used."""
@@ -214,11 +286,10 @@ class History:
             if self._item_homes.get((turn.owner, item["id"])) is turn:
                 del self._item_homes[turn.owner, item["id"]]
         # Descendants still point here; what it held must not outlive the bound through them.
-        turn.gone, turns = True, turn.lineage()
-        turn.older = (*turns[0].older, *(one.id for one in turns[:-1]))
+        turn.let_go()
+        turn.gone = True
         turn.input = ()
         turn.response = {**turn.response, "output": [], "instructions": None, "tools": []}
-        turn.parent = None
 
 
 def read_turns(records: Sequence[bytes]) -> dict[str, tuple[Turn, list[str]]]:

@@ -9,7 +9,7 @@ import asyncio
 import dataclasses
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import orjson
@@ -34,6 +34,11 @@ log = logging.getLogger(__name__)
 
 # What takes longer to store an answer does not hold up its end any more.
 STORE_WITHIN_S = 2.0
+# Who waits for a worker is told so again: clients that hear nothing for some minutes give up (Codex: five), however
+# many pings come, and a queue may be longer than that.
+QUEUED_AGAIN_S = 60.0
+# As much of it in one sweep, a second: each is the whole Response, and stays in the log.
+_MOST_AGAIN, _MOST_AGAIN_BYTES = 100, 1 << 20
 
 
 class Home:
@@ -93,6 +98,7 @@ class Home:
         if reply.status == "queued":
             composer.lifecycle("in_progress", "in_progress")
         self.publish(reply, composer)
+        reply.losses, reply.left = (*reply.losses, composer.next_seq), len(composer.output)
         return dataclasses.replace(delivery.job, next_seq=composer.next_seq, output=composer.output)
 
     def buried(self, delivery: Delivery) -> None:
@@ -179,6 +185,25 @@ class Home:
         composer.finish(**how)
         self._metrics.finished.labels(self._metrics.model(reply.request.model), outcome).inc()
         self.publish(reply, composer)
+
+    def say_queued_again(self, advance: Callable[[str, int], bool]) -> None:
+        """Repeat `response.queued` to those who read a reply that has waited long since anything was said.
+
+        Args:
+            advance: see `Transport.advance`.
+        """
+        now, left, room = _now(), _MOST_AGAIN, _MOST_AGAIN_BYTES
+        for reply in self._replies.all_running() if self._pulse.is_sure else ():
+            if reply.status != "queued" or not reply.readers or now - reply.told_at < QUEUED_AGAIN_S:
+                continue
+            (last,) = reply.after(reply.last_seq - 1, 1)
+            if left <= 0 or room <= 0:
+                return
+            left, room = left - 1, room - len(last.data)
+            seq = last.seq + 1
+            if last.type == "response.queued" and advance(reply.id, seq + 1):
+                body = {**orjson.loads(last.data), "sequence_number": seq}
+                self._append(reply, [Event(seq, last.type, orjson.dumps(body))], now)
 
     def publish(self, reply: Reply, composer: Composer) -> None:
         """Append what the composer has made."""

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import copy
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
-from grizz.engine.history import History, Scope, Turn, read_turns
+from grizz.engine.chains import Chains, check_length
+from grizz.engine.history import History, Scope, Turn
 from grizz.engine.ids import response_of
 from grizz.engine.peers import Peers
 from grizz.engine.reply import Reply
@@ -32,15 +34,18 @@ class Lookup:
     Args:
         keep_s: seconds a stored response is kept after its last use.
         archive: where finished responses are stored for every node, or the next process, or None.
+        max_chain_bytes: of input and output in a chain that may be continued.
 
     Attributes:
         peers: the other nodes, or None.
     """
 
-    def __init__(self, history: History, archive: Archive | None, *, keep_s: float) -> None:
+    def __init__(self, history: History, archive: Archive | None, *, keep_s: float, max_chain_bytes: int) -> None:
         self.history = history
         self.peers: Peers | None = None
         self._archive = archive
+        self._chains = None if archive is None else Chains(history, archive, max_said=max_chain_bytes)
+        self._max_chain_bytes = max_chain_bytes
         self._keep_s = keep_s
         self._lookups: dict[str, int] = {}
 
@@ -77,18 +82,25 @@ class Lookup:
         with self._looking_up(owner):
             peers = self.peers
             reply = None if peers is None else await peers.find(response_id, owner, self._stored(response_id))
-            return reply or await self._fetch(response_id, owner)
+            return reply or await self._one(response_id, owner)
 
     async def turn(self, response_id: str, owner: str, scope: Scope | None) -> Turn | None:
-        """A finished turn that this owner (on this connection) may continue, wherever it was made. Cancel-safe."""
+        """A finished turn that is this owner's (on this connection), wherever it was made, with its ancestors.
+
+        It may be torn, when one of them is not kept any more.
+
+        Raises:
+            RequestError: 400, its chain is too long to be continued; 429.
+
+        Cancel-safe.
+        """
         turn = self.history.find(response_id, owner, _now(), scope)
-        if turn is not None and turn.scope is None and self._archive is not None and turn.is_torn:
-            self.history.forget(response_id)  # memory has lost an ancestor; the archive may have it
-            turn = None
-        if turn is None and self._archive is not None:
+        if self._archive is not None and (turn is None or turn.is_torn):
             with self._looking_up(owner):
-                turn = await self._turn_elsewhere(response_id, owner)
-        if turn is not None and turn.scope is None and self._archive is not None:
+                read = self._turn_elsewhere(response_id, owner, self._fetch) if turn is None else self._mended(turn)
+                turn = await read
+        if turn is not None:
+            check_length(turn, self._max_chain_bytes)
             self._touch(turn)
         return turn
 
@@ -96,8 +108,13 @@ class Lookup:
         """An output item, wherever it was made, if this owner (on this connection) may see it. Cancel-safe."""
         found = self.history.item(item_id, owner, scope)
         response_id = response_of(item_id, time.time()) if found is None and self._archive is not None else None
-        if response_id is not None and await self.turn(response_id, owner, scope) is not None:
-            found = self.history.item(item_id, owner, scope)  # the turn is known here from now on
+        if response_id is None:
+            return found
+        with self._looking_up(owner):
+            turn = await self._turn_elsewhere(response_id, owner, self._one)
+        if turn is not None:
+            self._touch(turn)
+            found = next((item for item in turn.response["output"] if item["id"] == item_id), None)
         return found
 
     def keep(self, turn: Turn, now: float) -> None:
@@ -180,11 +197,13 @@ class Lookup:
 
     def _touch(self, turn: Turn) -> None:
         """A conversation in use must not expire; its turns are told so twice within their life at most."""
+        if self._archive is None or turn.scope is not None:
+            return
         now = time.time()
         old = [one for one in turn.lineage() if now - one.touched_at > self._keep_s / 2]
         for one in old:
             one.touched_at = now
-        if old and self._archive is not None:
+        if old:
             self._archive.touch([one.id for one in old])
 
     def _stored(self, response_id: str) -> Callable[[], Awaitable[bool]]:
@@ -198,48 +217,44 @@ class Lookup:
             return False
         return await self.peers.find(response_id, owner, self._stored(response_id)) is not None
 
-    async def _turn_elsewhere(self, response_id: str, owner: str) -> Turn | None:
+    async def _turn_elsewhere(
+        self, response_id: str, owner: str, read: Callable[[str, str], Awaitable[Turn | None]]
+    ) -> Turn | None:
         """A turn that another node made; one that has just ended may be on its way to the archive."""
-        turn = await self._fetch(response_id, owner)
+        turn = await read(response_id, owner)
         if turn is None and self.peers is not None and await self._runs_elsewhere(response_id, owner):
             for _ in range(_STORE_LOOKS):
                 await asyncio.sleep(_STORE_LOOK_S)
-                turn = await self._fetch(response_id, owner)
+                turn = await read(response_id, owner)
                 if turn is not None:
                     break
         return turn
 
     async def _fetch(self, response_id: str, owner: str) -> Turn | None:
-        """A turn that another node stored, with its ancestors; kept here from then on, as if it had been made here."""
-        if self._archive is None:
-            return None
-        found = read_turns(list((await self._archive.fetch([response_id])).values()))
-        if response_id not in found or found[response_id][0].owner != owner:
-            return None
-        turn, lineage = found[response_id]
-        now = _now()
-        missing = [one for one in lineage if self.history.find(one, owner, now) is None]
-        older = read_turns(list((await self._archive.fetch(missing)).values())) if missing else {}
-        parent: Turn | None = None
-        for one in lineage:
-            ancestor = self.history.find(one, owner, now)
-            if ancestor is None:
-                if one not in older or older[one][0].owner != owner:
-                    turn.gone = True  # half a conversation cannot be continued
-                    return turn
-                ancestor = older[one][0]
-                ancestor.parent = parent
-                self.history.add(ancestor, now)
-            elif parent is not None:
-                ancestor.parent = parent  # what memory has may hang on what memory has lost
-            parent = ancestor
-        known = self.history.find(response_id, owner, now)
-        if known is not None:
-            known.parent = parent or known.parent
-            return known
-        turn.parent = parent
-        self.history.add(turn, now)
-        return turn
+        """A stored turn, with its ancestors."""
+        return None if self._chains is None else await self._chains.read(response_id, owner)
+
+    async def _one(self, response_id: str, owner: str) -> Turn | None:
+        """A stored turn alone."""
+        return None if self._chains is None else await self._chains.one(response_id, owner)
+
+    async def _mended(self, turn: Turn) -> Turn:
+        """A turn of which memory has lost an ancestor: on what the archive has of those, as a copy that may be torn."""
+        missing = turn.missing
+        assert missing is not None and self._chains is not None
+        rest = [copy.copy(one) for one in turn.lineage() if not one.gone]  # what memory drops meanwhile is emptied
+        parent = await self._chains.read(missing, turn.owner, asked=turn.id)
+        lost = missing if parent is None else parent.missing
+        if parent is None or lost is not None:
+            rest[0].lost = lost
+            return rest[-1]
+        chain = [*parent.lineage(), *rest]
+        if sum(one.size for one in chain) <= self.history.max_bytes:
+            return self.history.add_chain(chain, _now())
+        for one in rest:
+            one.hang_on(parent)
+            parent = one
+        return parent
 
 
 def _now() -> float:

@@ -7,6 +7,7 @@ import dataclasses
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+from grizz.engine.compaction import Compactions
 from grizz.engine.conversations import Conversations, own_ids, unreachable
 from grizz.engine.history import Scope, Turn
 from grizz.engine.ids import new_id
@@ -14,11 +15,12 @@ from grizz.engine.lookup import Lookup
 from grizz.engine.reply import Reply
 from grizz.engine.turns import Turns
 from grizz.errors import Code, RequestError
-from grizz.protocol.items import Item, with_ids
+from grizz.protocol.items import Item, check_calls_match, with_ids
 from grizz.protocol.requests import Request
 
 # A turn over a WebSocket waits in order behind the one before it; so long, a job may wait and run.
 TURN_WAIT_S = 300.0
+_NOT_KEPT = "which is not kept any more; send the conversation itself"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +40,17 @@ class Origin:
     before: Sequence[Item]
     given: Sequence[Item]
     waited_s: float = 0.0
+
+    async def seen(self, compactions: Compactions, owner: str) -> list[Item]:
+        """All that the model sees. Cancel-safe.
+
+        Raises:
+            RequestError: an item of it makes that impossible, and is named; 503, it cannot be known now.
+        """
+        context, source = [*self.before, *self.given], self.request.source
+        context = await compactions.opened(owner, context, len(self.given), source=source)
+        check_calls_match(context, self.given, source=source)
+        return context
 
 
 class Origins:
@@ -127,7 +140,11 @@ class Origins:
         if turn is not None and turn.continuable:
             return turn
         running = self._reply(previous, owner)
-        raise _no_parent(previous, " has not ended yet" if running is not None and not running.ended else " not found")
+        if turn is None or turn.gone:
+            raise _no_parent(previous, "has not ended yet" if running and not running.ended else "not found")
+        if turn.missing is not None:  # the same owner's: nobody can continue what is not theirs
+            raise _no_parent(previous, f"cannot be continued: it continues '{turn.missing}', {_NOT_KEPT}")
+        raise _no_parent(previous, "cannot be continued: it has failed; continue the response before it")
 
     async def _before(self, parent: Turn | None, owner: str) -> list[Item]:
         """All that was said up to a turn, and in the conversation in which its chain of responses began, if in one."""
@@ -140,17 +157,22 @@ class Origins:
         named = root.response.get("conversation")
         if not named:
             return []
+        name = named["id"]
         try:
-            items = await self._conversations.read(named["id"], owner)
+            items = await self._conversations.read(name, owner)
         except RequestError as error:
             if error.code is not Code.CONVERSATION_NOT_FOUND:
                 raise
-            raise _no_parent(parent.id, " not found") from error
+            raise _no_parent(
+                parent.id, f"cannot be continued: it goes on from conversation '{name}', {_NOT_KEPT}"
+            ) from error
         own = {item["id"] for item in (*root.input, *root.response["output"])}
         for index, item in enumerate(items):
             if item["id"] in own:
                 return items[:index]
-        raise _no_parent(parent.id, " not found")  # half a conversation cannot be continued
+        # Half a conversation cannot be continued.
+        state = f"cannot be continued: nothing of '{root.id}' is left in conversation '{name}', from which it goes on"
+        raise _no_parent(parent.id, state)
 
     async def _resolve(
         self, items: Iterable[Item], owner: str, scope: Scope | None, before: Sequence[Item], deadline: float
@@ -159,10 +181,10 @@ class Origins:
         known = {item["id"]: item for item in before}
         for index, item in enumerate(items):
             if item["type"] == "item_reference":
+                where = f"input[{index}].id"
                 found = known.get(item["id"]) or await self._referred(item["id"], owner, scope, deadline)
                 if found is None:
-                    text = f"Item with id '{item['id']}' not found."
-                    raise RequestError(400, Code.ITEM_NOT_FOUND, text, param=f"input[{index}].id")
+                    raise RequestError(400, Code.ITEM_NOT_FOUND, f"Item with id '{item['id']}' not found.", param=where)
                 item = found
             resolved.append(item)
         return resolved
@@ -177,5 +199,5 @@ class Origins:
 
 
 def _no_parent(previous: str, state: str) -> RequestError:
-    text = f"Previous response with id '{previous}'{state}."
+    text = f"Previous response with id '{previous}' {state}."
     return RequestError(400, Code.PREVIOUS_RESPONSE_NOT_FOUND, text, param="previous_response_id")

@@ -40,7 +40,10 @@ class Reply:
         bytes: what the log holds.
         ended_at: when its terminal event came, in seconds of the loop's clock; None before.
         attempt: which attempt its events are of; higher than 1 only when its first home died.
+        losses: numbers of events from which another worker began anew, after one was lost here.
+        left: how many items of the output those have left behind.
         revoked: another node speaks for it now: not one more of its events may go out.
+        told_at: when its last event came.
         on_end: called once with the Response when it stops running here, however that comes.
         unwatched_since: when its last cursor went, or it was made; None while somebody watches.
     """
@@ -56,6 +59,8 @@ class Reply:
         "ended_at",
         "given",
         "id",
+        "left",
+        "losses",
         "on_end",
         "owner",
         "parent",
@@ -64,6 +69,7 @@ class Reply:
         "revoked",
         "scope",
         "started",
+        "told_at",
         "unwatched_since",
     )
 
@@ -87,9 +93,11 @@ class Reply:
         self.scope = scope
         self.given = given
         self.bytes = size
-        self.created_at = now
+        self.created_at = self.told_at = now
         self.started = False
         self.attempt = 1
+        self.losses: tuple[int, ...] = ()
+        self.left = 0
         self.revoked = False
         self.on_end: Callable[[dict[str, Any]], None] | None = None
         self.ended_at: float | None = None
@@ -139,6 +147,7 @@ class Reply:
         if len(self._newest) + len(fresh) > _AT_HAND:
             self._newest = []
         self._newest.extend(fresh)
+        self.told_at = now
         for event in fresh:
             self._log.append(event.data)
             self.bytes += len(event.data) + EVENT_OVERHEAD_BYTES

@@ -153,8 +153,8 @@ class Tries:
         terms = trial.member.terms
         if terms.api == "responses":
             body = responses.body(self._request, self._context)
-        elif any(item["type"] == "compaction" for item in self._context):
-            text = "the conversation holds a compaction item of another model server, which this one cannot read"
+        elif sealed := [item["id"] for item in self._context if item["type"] == "compaction"]:
+            text = f"compaction item '{sealed[0]}' is of another model server, and this one cannot read it"
             raise UpstreamError(Code.INVALID_PROMPT, text, result="400")
         else:
             body = chat.body(

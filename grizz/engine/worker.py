@@ -192,6 +192,7 @@ class Run:
         self._work: Work = delivery.job.payload
         self._cause: Cause | None = None
         self._lost = False
+        self._begun = False
         self._over = False  # how it ends is decided: nothing may interrupt the settling
         self._label = pool.metrics.model(self._work.request.model)
         self._gaps = Gaps()
@@ -216,7 +217,7 @@ class Run:
 
     def insist(self) -> None:
         """Cancel again what was stopped and still runs: on Python 3.11 a library can swallow a cancel."""
-        if (self._cause is not None or self._lost) and self.task is not None and not self._over:
+        if (self._cause is not None or self._lost) and self.task is not None and self._begun and not self._over:
             self.task.cancel()
 
     def abandon(self) -> None:
@@ -226,6 +227,7 @@ class Run:
 
     async def execute(self) -> None:
         """Stream it to its end. Raises nothing that concerns the response; a cancel from outside releases the job."""
+        self._begun = True  # a task that is cancelled before it begins says nothing, and gives no slot back
         job = self.delivery.job
         started_at = asyncio.get_running_loop().time()
         self._pool.metrics.queue_wait.observe(started_at - job.accepted_at)
@@ -243,6 +245,11 @@ class Run:
 
     async def _ending(self) -> Ending:
         """Stream, and say how the response ends."""
+        if self._lost:
+            raise LeaseLost("stopped before it began")
+        early = self._cause
+        if early is not None:
+            return STOPPED[early]
         try:
             if self.delivery.attempt == 1 and self.delivery.job.next_seq < RESTART_STEP:  # else that was said already
                 self._composer.lifecycle("in_progress", "in_progress")

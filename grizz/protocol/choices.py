@@ -6,7 +6,7 @@ the reasoning's own item (its text goes out as `reasoning_content`, as DeepSeek 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import orjson
@@ -41,8 +41,11 @@ _TEXTS = (
 _BY_TYPE = {f"{prefix}{end}": (field, end, whole) for prefix, field, whole in _TEXTS for end in ("delta", "done")}
 
 
-def completion(response: Response, asked: Asked) -> dict[str, Any]:
+def completion(response: Response, asked: Asked, left: int = 0) -> dict[str, Any]:
     """An ended response as a `chat.completion`.
+
+    Args:
+        left: how many items workers that were lost have left in its output; another one began anew behind them.
 
     Raises:
         RequestError: it failed, or was cancelled.
@@ -50,7 +53,7 @@ def completion(response: Response, asked: Asked) -> dict[str, Any]:
     failure = failure_of(response)
     if failure is not None:
         raise failure
-    said = _said(response)
+    said = _said(response["output"][left:])
     calls = said["calls"]
     text: str | None = "".join(said["content"])
     message: dict[str, Any] = {
@@ -77,6 +80,7 @@ class Choice:
     """The chunks of one streamed answer.
 
     Attributes:
+        losses: numbers of events from which another worker began anew, after one was lost; its reader sets it.
         failure: why the answer is not to be had, or not to its end; nothing follows it.
     """
 
@@ -85,25 +89,29 @@ class Choice:
         self._asked = asked
         self._head = _head(response, "chat.completion.chunk")
         self._begun = False
+        self.losses: Sequence[int] = ()
+        self._at = self._begun_at = -1  # the event that is read, and the first that was told
         self._calls: dict[int, int] = {}  # which call an item is, by its output_index
         self._spoken: set[tuple[Any, ...]] = set()  # parts of which a delta went out
-        self._broken = False
 
     def read(self, events: Iterable[Event]) -> bytes:
         """The next events as the bytes of server-sent events, up to `[DONE]`; none once it has failed."""
         frames: list[bytes] = []
         for event in events:
+            self._at = event.seq
             if self.failure is None:
                 frames += self._read(event.type, event.data)
         return b"".join(frames)
 
     def _read(self, kind: str, data: bytes) -> list[bytes]:
+        if self.losses and self._begun and any(self._begun_at < first <= self._at for first in self.losses):
+            return self._lost(kind, data)
         if kind in _BY_TYPE:
             return self._text(*_BY_TYPE[kind], orjson.loads(data))
         if kind in ("response.function_call_arguments.delta", "response.function_call_arguments.done"):
             return self._arguments(orjson.loads(data))
-        if kind in ("response.output_item.added", "response.output_item.done"):
-            return self._item(kind, orjson.loads(data))
+        if kind == "response.output_item.added":
+            return self._item(orjson.loads(data))
         if kind in TERMINAL:
             return self._end(orjson.loads(data)["response"])
         return []
@@ -117,17 +125,18 @@ class Choice:
         entries = body.get("logprobs") if self._asked.logprobs and field == "content" else None
         return self._delta({field: text}, _logprobs(entries) if entries else None) if text else []
 
-    def _item(self, kind: str, body: dict[str, Any]) -> list[bytes]:
-        item, index = body["item"], body["output_index"]
-        if kind.endswith("done"):
-            # Before the first chunk nothing is lost, and an upstream may well end a hosted tool's item so.
-            self._broken = self._broken or (self._begun and item.get("status") == "incomplete")
-            return []
-        if self._broken:
-            # Its worker was lost, and another one begins anew. What went out already cannot be taken back.
+    def _lost(self, kind: str, data: bytes) -> list[bytes]:
+        """Its worker was lost, and another one begins anew. What went out already cannot be taken back."""
+        if kind in TERMINAL:
+            self.failure = failure_of(orjson.loads(data)["response"])
+        if self.failure is None:
             text = "The server lost this answer half-way; ask again."
             self.failure = RequestError(502, Code.SERVER_ERROR, text)
-        elif item["type"] == "function_call":
+        return []
+
+    def _item(self, body: dict[str, Any]) -> list[bytes]:
+        item, index = body["item"], body["output_index"]
+        if item["type"] == "function_call":
             self._calls[index] = len(self._calls)
             return self._call(index, {"name": item["name"], "arguments": ""}, {"id": item["call_id"]})
         return []
@@ -160,7 +169,7 @@ class Choice:
     def _delta(self, delta: dict[str, Any], logprobs: dict[str, Any] | None = None) -> list[bytes]:
         if self._begun:
             return [self._chunk(delta, logprobs)]
-        self._begun = True
+        self._begun, self._begun_at = True, self._at
         first = {"role": "assistant", "content": "" if "content" in delta else None, "refusal": None}
         rest = [self._chunk(delta, logprobs)] if delta != {"content": ""} else []
         return [self._chunk(first), *rest]
@@ -229,15 +238,10 @@ def _frame(body: dict[str, Any]) -> bytes:
     return b"data: " + orjson.dumps(body) + b"\n\n"
 
 
-def _said(response: Response) -> dict[str, list[Any]]:
-    """The texts, calls and logprobs of the output.
-
-    What is incomplete in a complete answer was left behind by a worker that was lost; another one began anew.
-    """
+def _said(output: Iterable[dict[str, Any]]) -> dict[str, list[Any]]:
+    """The texts, calls and logprobs of the output."""
     said: dict[str, list[Any]] = {name: [] for name in ("content", "refusal", "reasoning_content", "calls", "logprobs")}
-    for item in response["output"]:
-        if response["status"] == "completed" and item.get("status") == "incomplete":
-            continue
+    for item in output:
         if item["type"] == "message":
             for part in item["content"]:
                 _part(said, part)

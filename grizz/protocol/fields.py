@@ -226,7 +226,7 @@ FIELDS: dict[str, Check] = {
     "safety_identifier": _string,
     "prompt_cache_key": _string,
     "prompt_cache_retention": _choice("in_memory", "24h"),
-    "service_tier": _string,
+    "service_tier": _choice("auto", "default", "flex", "scale", "priority", "fast", "ultrafast"),
     "grizz_reasoning": _choice("raw", "summary"),
 }
 # Nothing to us; an upstream that speaks the same API knows what they mean.

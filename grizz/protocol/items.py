@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from grizz.errors import Code, RequestError
@@ -207,16 +208,46 @@ _PREFIX = {
 }
 
 
-def check_calls_match(items: Iterable[Item]) -> None:
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where the items come from that a request goes on from.
+
+    Attributes:
+        param: the parameter that names it: `conversation` or `previous_response_id`.
+        id: what it was given.
+    """
+
+    param: str
+    id: str
+
+    def names(self, item: Item) -> str:
+        """Where an item that makes a request fail is to be found, as a sentence."""
+        if self.param == "conversation":
+            return f"It is item '{item['id']}' of conversation '{self.id}'; delete it there."
+        return f"It is item '{item['id']}' of the chain of '{self.id}'; continue a response before it."
+
+
+def check_calls_match(
+    items: Iterable[Item], given: Sequence[Item] = (), *, where: str = "input", source: Source | None = None
+) -> None:
     """Every tool output answers a call before it: an upstream refuses anything else, and clients rely on the error.
 
+    Args:
+        given: those of them that came with the request.
+        where: the parameter that these came in.
+        source: what all others are of; None when there are none.
+
     Raises:
-        RequestError: 400, naming the call_id that nothing asked for.
+        RequestError: 400, naming the call_id that nothing asked for, and the item where the request does not show it.
     """
     called: set[str] = set()
     for item in items:
         if item["type"] == "function_call":
             called.add(item["call_id"])
+        elif item["type"] == "compaction":
+            return  # only the server that sealed it knows which calls it holds
         elif item["type"] == "function_call_output" and item["call_id"] not in called:
-            message_text = f"No tool call found for function call output with call_id {item['call_id']}."
-            raise RequestError(400, Code.NO_TOOL_CALL, message_text, param="input")
+            text, param = f"No tool call found for function call output with call_id {item['call_id']}.", where
+            if source is not None and not any(one is item for one in given):
+                text, param = f"{text} {source.names(item)}", source.param
+            raise RequestError(400, Code.NO_TOOL_CALL, text, param=param)

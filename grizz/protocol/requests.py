@@ -13,7 +13,7 @@ import orjson
 
 from grizz.errors import Code, RequestError
 from grizz.protocol.fields import FIELDS, PASSED_ON, check_choice
-from grizz.protocol.items import Item, bad, kind, normalise
+from grizz.protocol.items import Item, Source, bad, kind, normalise
 
 # How deep orjson writes, and how much of that is left for what a request may be wrapped in.
 _WRITABLE = 254
@@ -54,6 +54,14 @@ class Request:
         """The conversation whose next turn it is."""
         named = self.fields.get("conversation")
         return named["id"] if isinstance(named, dict) else named
+
+    @property
+    def source(self) -> Source | None:
+        """What it goes on from."""
+        for param, named in (("conversation", self.conversation), ("previous_response_id", self.previous_response_id)):
+            if named is not None:
+                return Source(param, named)
+        return None
 
     @property
     def store(self) -> bool:

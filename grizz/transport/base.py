@@ -181,6 +181,13 @@ class Transport(Protocol):
     async def cancel(self, job_id: str, cause: Cause) -> Found:
         """Stop a job, wherever it is. See `Found` for who ends the response."""
 
+    def advance(self, job_id: str, next_seq: int) -> bool:
+        """Its home is about to say more about a job that waits: whoever begins it goes on at `next_seq`. Never waits.
+
+        Returns:
+            False: it does not wait any more, and nothing may be said but by its worker.
+        """
+
     def depth(self) -> Depth:
         """What waits and what runs, as far as this process knows."""
 

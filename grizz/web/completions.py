@@ -85,7 +85,7 @@ class Completions(Handlers):
         """The answer once it has ended; raises RequestError when there is none."""
         try:
             await reading.end(_LOOK_S)
-            return choices.completion(reading.reply.response, asked)
+            return choices.completion(reading.reply.response, asked, reading.reply.left)
         except Elsewhere:
             raise _refused(_RESTARTING, headers) from None
         except RequestError as failure:
@@ -126,7 +126,9 @@ class Completions(Handlers):
         choice = Choice(reading.reply.response, asked)
         sent_at = loop.time()
         while not reading.finished:
-            data = choice.read(await reading.next(sent_at + PING_S))
+            events = await reading.next(sent_at + PING_S)
+            choice.losses = reading.reply.losses
+            data = choice.read(events)
             if choice.failure is not None and not response.prepared:
                 return choice.failure
             if data or loop.time() >= sent_at + PING_S:

@@ -8,11 +8,12 @@ from typing import Any
 import orjson
 from aiohttp import web
 
+from grizz.engine.compaction import Compactions
 from grizz.engine.conversations import Conversations
 from grizz.errors import Code, RequestError
 from grizz.protocol import conversations as shapes
 from grizz.protocol.fields import conversation_id
-from grizz.protocol.items import shown
+from grizz.protocol.items import check_calls_match, shown
 from grizz.transport.shelf import Conversation, Wanted
 from grizz.web.auth import Door, Identity
 from grizz.web.errors import json_response
@@ -25,11 +26,16 @@ _METADATA = re.compile(r"metadata\[(.{1,64})\]\Z", re.DOTALL)
 
 
 class ConversationApi(Handlers):
-    """Handlers of `/v1/conversations`."""
+    """Handlers of `/v1/conversations`.
+
+    Args:
+        compactions: know which compaction items can be opened.
+    """
 
     def __init__(
         self,
         conversations: Conversations,
+        compactions: Compactions,
         *,
         door: Door,
         limits: Limits,
@@ -38,6 +44,7 @@ class ConversationApi(Handlers):
     ) -> None:
         super().__init__(door=door, limits=limits, watchdog=watchdog, request_timeout_s=request_timeout_s)
         self._conversations = conversations
+        self._compactions = compactions
 
     def routes(self) -> list[web.RouteDef]:
         """What to add to the router."""
@@ -58,6 +65,7 @@ class ConversationApi(Handlers):
     async def create(self, request: web.Request, identity: Identity) -> web.StreamResponse:
         """`POST /v1/conversations`: with up to 20 items and metadata, or with nothing."""
         items, metadata = shapes.created(await self._json_or_nothing(request))
+        check_calls_match(await self._compactions.check(identity.owner, items, "items"), where="items")
         return json_response(_object(await self._conversations.create(identity.owner, items, metadata)))
 
     async def listing(self, request: web.Request, identity: Identity) -> web.StreamResponse:
@@ -86,9 +94,13 @@ class ConversationApi(Handlers):
         return json_response(shapes.deleted_object(name))
 
     async def add(self, request: web.Request, identity: Identity) -> web.StreamResponse:
-        """`POST /v1/conversations/{id}/items`: up to 20, at the end."""
+        """`POST /v1/conversations/{id}/items`: up to 20, at the end.
+
+        Whether an output answers a call of the conversation is looked at when a turn is made: it is read then anyway.
+        """
         name = _id(request)
         items = shapes.added(await self._json_or_nothing(request))
+        await self._compactions.check(identity.owner, items, "items")
         added = await self._conversations.add(name, identity.owner, items)
         return json_response(shapes.item_list(added, has_more=False))
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import asyncio
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,6 +23,8 @@ class Lane:
         waiting: creates behind the running one, with their bytes.
         cursor: what is delivered on it now.
         creating: a create is being submitted, or its response runs.
+        task: submits the create, until that is a response or refused.
+        withdrawn: the client cancelled that create before it was a response.
         made: the response that was created on it last, or None.
         position: how many jobs come before its response, as the client was told last; None when it was not.
     """
@@ -30,6 +33,8 @@ class Lane:
     waiting: list[tuple[Frame, int]] = field(default_factory=list)
     cursor: Cursor | None = None
     creating: bool = False
+    task: asyncio.Task[None] | None = None
+    withdrawn: bool = False
     made: str | None = None
     position: int | None = None
 
@@ -37,6 +42,16 @@ class Lane:
     def busy(self) -> bool:
         """Is something delivered, or about to be?"""
         return self.creating or self.cursor is not None
+
+    def withdraw(self) -> bool:
+        """Cancel a create that is no response yet: it may wait long for its turn in a conversation. Was there one?"""
+        if self.task is None:
+            return False
+        if self.withdrawn:
+            return True
+        self.withdrawn = True
+        asyncio.get_running_loop().call_soon(self.task.cancel)  # not before it has begun: it could not say so
+        return True
 
 
 class Lanes:
@@ -101,10 +116,45 @@ class Lanes:
                 frame, size = lane.waiting.pop(0)
                 self._waiting -= 1
                 self._waiting_bytes -= size
-                lane.creating = True
+                lane.creating, lane.withdrawn = True, False
                 self._lanes[lane.name] = self._lanes.pop(lane.name)
                 yield lane, frame, size
+
+    def close(self) -> None:
+        """The connection is gone: nothing is read any more, and no create starts behind one that was withdrawn."""
+        for lane in self:
+            lane.withdrawn = False
+            if lane.cursor is not None:
+                lane.cursor.close()
 
     def delivering(self, response_id: str) -> Lane | None:
         """The lane that delivers this response."""
         return next((lane for lane in self if lane.cursor and lane.cursor.reply.id == response_id), None)
+
+    @property
+    def queued(self) -> bool:
+        """Does a response that is delivered here wait for a worker?"""
+        return any(lane.cursor and lane.cursor.reply.status == "queued" for lane in self._lanes.values())
+
+    def moved(self, positions: Mapping[str, int]) -> Iterator[tuple[Lane, Cursor, int]]:
+        """Lanes whose response has another place in the queue than their client was told, with that place.
+
+        Args:
+            positions: how many jobs come before each that waits, by response.
+        """
+        for lane in self:
+            cursor = lane.cursor
+            # Not before the client has heard of the response: `response.created` comes first on every stream.
+            if cursor is None or cursor.position < 0 or cursor.reply.status != "queued":
+                lane.position = None
+                continue
+            position = positions.get(cursor.reply.id)
+            if position is not None and position != lane.position:
+                lane.position = position
+                yield lane, cursor, position
+
+
+def withdrawn() -> RequestError:
+    """The end of a create that was cancelled before it became a response."""
+    text = "This create was cancelled before it became a response; nothing of it is kept."
+    return RequestError(409, Code.WITHDRAWN, text)

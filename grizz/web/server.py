@@ -121,6 +121,7 @@ class Server:
         )
         conversations = ConversationApi(
             self._engine.conversations,
+            self._engine.compactions,
             door=self._door,
             limits=self._limits,
             watchdog=self._watchdog,

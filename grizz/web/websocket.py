@@ -24,7 +24,7 @@ from grizz.telemetry.metrics import Metrics
 from grizz.web import notices, steer
 from grizz.web.auth import Door, Identity
 from grizz.web.errors import envelope
-from grizz.web.lanes import Frame, Lane, Lanes
+from grizz.web.lanes import Frame, Lane, Lanes, withdrawn
 from grizz.web.limits import Limits, submit
 from grizz.web.socket import Socket
 from grizz.web.watchdog import Guard
@@ -135,9 +135,7 @@ class Connection:
                 await self._writer.room()
         finally:
             self._writer.stop()
-            for lane in self._lanes:
-                if lane.cursor is not None:
-                    lane.cursor.close()
+            self._lanes.close()
             await self._tasks.close(within_s=1.0)
             self._engine.history.close(self._scope)
 
@@ -183,20 +181,12 @@ class Connection:
     @property
     def wants_positions(self) -> bool:
         """Does it know our events, and wait for a worker?"""
-        return self._extended and any(lane.cursor and lane.cursor.reply.status == "queued" for lane in self._lanes)
+        return self._extended and self._lanes.queued
 
     def tell_positions(self, positions: Mapping[str, int]) -> None:
         """Tell the client how many jobs come before each of its own, when that has changed."""
-        for lane in self._lanes:
-            cursor = lane.cursor
-            # Not before it has heard of the response: `response.created` comes first on every stream.
-            if cursor is None or cursor.position < 0 or cursor.reply.status != "queued":
-                lane.position = None
-                continue
-            position = positions.get(cursor.reply.id)
-            if position is not None and position != lane.position:
-                lane.position = position
-                self.notify(notices.queue(cursor.reply.id, cursor.position, position), lane.name)
+        for lane, cursor, position in self._lanes.moved(positions):
+            self.notify(notices.queue(cursor.reply.id, cursor.position, position), lane.name)
 
     def notify(self, notice: notices.Notice, lane_name: str | None = None) -> None:
         """Send a frame of the connection's own."""
@@ -258,6 +248,8 @@ class Connection:
         response_id = requests.response_id(frame)
         if response_id is None:
             lane = self._lanes.find(lane_name)
+            if lane is not None and lane.withdraw():
+                return
             if lane is None or lane.cursor is None:
                 text = "Nothing runs on this lane; name the response with 'response_id'."
                 raise RequestError(404, Code.RESPONSE_NOT_FOUND, text, param="response_id")
@@ -331,13 +323,18 @@ class Connection:
 
     def _start_creates(self) -> None:
         for lane, frame, size in self._lanes.startable():
-            self._tasks.spawn(self._create(lane, frame, size), name=f"create on {lane.name or 'the default lane'}")
+            create = self._create(lane, frame, size)
+            lane.task = self._tasks.spawn(create, name=f"create on {lane.name or 'the default lane'}")
 
     async def _create(self, lane: Lane, frame: Frame, size: int) -> None:
         try:
             default = "" if frame.get("model") else await self._default_model(self.identity.key)
             request = requests.parse(frame, default)
             reply = await submit(self._engine, self._limits, self.identity, request, size, self._scope)
+        except asyncio.CancelledError:
+            if not lane.withdrawn:
+                raise
+            self._create_failed(lane, frame, withdrawn())
         except RequestError as error:
             self._create_failed(lane, frame, error)
         except Exception:
@@ -345,12 +342,15 @@ class Connection:
             self._metrics.unhandled_errors.labels("handler").inc()
             self._create_failed(lane, frame, RequestError(500, Code.SERVER_ERROR, "The server failed."))
         else:
+            lane.task = None
             lane.made = reply.id
             lane.cursor = Cursor(reply, -1, self._writer.wake)
+            if lane.withdrawn:  # too late for that
+                self._tasks.spawn(self._cancel(reply.id, lane.name), name=f"cancel {reply.id}")
 
     def _create_failed(self, lane: Lane, frame: Frame, error: RequestError) -> None:
-        lane.creating = False
-        if lane.made in self._scope.turns and lane.made == frame.get("previous_response_id"):
+        lane.creating, lane.task = False, None
+        if not lane.withdrawn and lane.made in self._scope.turns and lane.made == frame.get("previous_response_id"):
             self._engine.history.forget(lane.made)  # a failed fork of another lane's would not (protocol §11.3)
         self._refuse(error, lane.name)
         self._start_creates()

@@ -138,6 +138,7 @@ class Elsewhere:
         # Nobody works where the jobs are made, and no jobs are made where they run.
         self.no_workers, self.no_home = Recorder(free=0), Recorder()
         self.put, self.cancel, self.positions = home.transport.put, home.transport.cancel, home.transport.positions
+        self.advance = home.transport.advance
         self.lease, self.renew, self.publish = worker.transport.lease, worker.transport.renew, worker.transport.publish
         self.ack, self.nack, self.release = worker.transport.ack, worker.transport.nack, worker.transport.release
 

@@ -246,11 +246,14 @@ async def test_references_stand_for_items_of_the_conversation_and_are_not_kept_t
 
 async def test_items_that_come_with_ids_keep_them_unless_they_are_taken(client: AsyncOpenAI) -> None:
     mine: Any = {**USER, "id": "msg_mine"}
-    made = await client.conversations.create(items=[mine, mine, {**USER, "id": "no id: \n"}])
+    none: Any = [{**USER, "id": name} for name in ("no id: \n", ".", "..")]
+    made = await client.conversations.create(items=[mine, mine, *none])
     await client.conversations.items.create(made.id, items=[mine])
     first = await ask(client, made.id, [mine, {**mine, "id": "msg_other"}])
     ids = [item.id async for item in client.conversations.items.list(made.id, order="asc")]
-    assert len(set(ids)) == len(ids) == 7
+    assert len(set(ids)) == len(ids) == 9
+    for name in ids:
+        assert (await client.conversations.items.retrieve(name, conversation_id=made.id)).id == name
     assert [name for name in ids if name in ("msg_mine", "msg_other")] == ["msg_mine", "msg_other"]
     assert ids[-1] == first.output[0].id
 

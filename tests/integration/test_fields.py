@@ -180,6 +180,7 @@ async def test_every_tool_choice_is_echoed_and_passed_on(
         ({"top_logprobs": 21}, "top_logprobs"),
         ({"user": 5}, "user"),
         ({"service_tier": 5}, "service_tier"),
+        ({"service_tier": "gold"}, "service_tier"),
     ],
 )
 async def test_what_is_wrong_is_named(grizz: Grizz, ask: Ask, body: dict[str, Any], param: str) -> None:

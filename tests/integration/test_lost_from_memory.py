@@ -40,7 +40,7 @@ async def store(tmp_path: Path) -> AsyncIterator[Store]:
 
 @pytest.fixture
 async def lookup(store: Store) -> Lookup:
-    lookup, parent = Lookup(new_history(), store.archive, keep_s=600), None
+    lookup, parent = Lookup(new_history(), store.archive, keep_s=600, max_chain_bytes=10**6), None
     for name in WHOLE:
         parent = turn(name, parent)
         lookup.keep(parent, asyncio.get_running_loop().time())
@@ -65,9 +65,12 @@ async def test_an_answer_that_ends_after_memory_has_lost_what_came_before_is_sto
         lookup.history.forget(name)
     lookup.keep(turn("four", before), now)
     await store.writer.write(lambda db: None)
-    assert await said(Lookup(new_history(), store.archive, keep_s=600), "four") == [*WHOLE, "four"]
+    assert await said(Lookup(new_history(), store.archive, keep_s=600, max_chain_bytes=10**6), "four") == [
+        *WHOLE,
+        "four",
+    ]
 
 
 async def test_many_look_ups_at_once_in_this_process_s_own_file_are_all_answered(store: Store, lookup: Lookup) -> None:
-    anew = Lookup(new_history(), store.archive, keep_s=600)
+    anew = Lookup(new_history(), store.archive, keep_s=600, max_chain_bytes=10**6)
     assert await asyncio.gather(*(said(anew, "three") for _ in range(100))) == [WHOLE] * 100

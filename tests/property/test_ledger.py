@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 
 import pytest
@@ -51,6 +52,19 @@ class Histories(RuleBasedStateMachine):
         if delivery is not None:
             self.held[delivery.job.id] = delivery
             del self.waiting_bytes[delivery.job.id]
+
+    @rule(data=st.data(), seq=st.integers(0, 9))
+    def advance(self, data: st.DataObject, seq: int) -> None:
+        if not self.alive:
+            return
+        job_id = data.draw(st.sampled_from(sorted(self.alive)))
+        waits = job_id in self.waiting_bytes
+        assert self.ledger.advance(job_id, seq) == waits
+        if waits:
+            job = next(job for job, _ in self.ledger.jobs() if job.id == job_id)
+            assert job.next_seq == seq
+            if job_id in self.offered:
+                self.offered[job_id] = dataclasses.replace(self.offered[job_id], job=job)
 
     @rule()
     def offer(self) -> None:

@@ -112,14 +112,37 @@ def test_a_hosted_tool_that_broke_off_before_the_first_word_is_no_lost_answer() 
 
 def test_an_answer_that_began_to_be_told_and_begins_anew_is_an_error() -> None:
     choice = Choice(response("in_progress"), ASKED)
-    message = {"type": "message", "id": "msg_1", "role": "assistant", "status": "incomplete", "content": []}
-    assert choice.read(
-        [event("response.output_text.delta", item_id="msg_1", output_index=0, content_index=0, delta="a")]
-    )
-    choice.read([event("response.output_item.done", output_index=0, item=message)])
-    assert choice.failure is None
-    choice.read([event("response.output_item.added", output_index=1, item={**message, "id": "msg_2"})])
+    first = event("response.output_text.delta", item_id="msg_1", output_index=0, content_index=0, delta="a")
+    assert choice.read([first]) and choice.failure is None
+    choice.losses = (0, 2)  # whatever was lost before the first word is not missed
+    assert choice.read([first]) and choice.failure is None
+    anew = event("response.output_text.delta", item_id="msg_2", output_index=1, content_index=0, delta="a")
+    assert choice.read([Event(2, anew.type, anew.data)]) == b""
     assert choice.failure is not None and choice.failure.status == 502
+
+
+def test_a_part_that_the_model_server_itself_ended_as_incomplete_does_not_end_the_answer() -> None:
+    search = {"type": "web_search_call", "id": "ws_1", "status": "incomplete"}
+    message = {"type": "message", "role": "assistant", "status": "incomplete"}
+    told = [{**message, "id": f"msg_{n}", "content": [{"type": "output_text", "text": str(n)}]} for n in (0, 2)]
+    choice = Choice(response("in_progress"), ASKED)
+    data = choice.read(
+        [
+            event("response.output_text.delta", item_id="msg_0", output_index=0, content_index=0, delta="0"),
+            event("response.output_item.done", output_index=0, item=told[0]),
+            event("response.output_item.added", output_index=1, item=search),
+            event("response.output_item.done", output_index=1, item=search),
+            event("response.output_item.added", output_index=2, item={**told[1], "content": []}),
+            event("response.output_text.delta", item_id="msg_2", output_index=2, content_index=0, delta="2"),
+            event("response.completed", response=response("completed", output=[told[0], search, told[1]])),
+        ]
+    )
+    assert choice.failure is None and data.endswith(b"data: [DONE]\n\n")
+    whole = choices.completion(response("completed", output=[told[0], search, told[1]]), ASKED)
+    assert whole["choices"][0]["message"]["content"] == "02"
+    # What a lost worker has left in it, whole or not, is none of the answer that another one gave.
+    whole = choices.completion(response("completed", output=[told[0], search, told[1]]), ASKED, 2)
+    assert whole["choices"][0]["message"]["content"] == "2"
 
 
 def test_an_empty_answer_still_has_a_role_and_an_end() -> None:

@@ -143,6 +143,14 @@ class Chores:
         data = self._history.get(bucket, {}).pop(response_id, b"")
         self._history_bytes -= len(data)
 
+    def unsent(self, bucket: str, response_id: str) -> bytes | None:
+        """What is about to be stored of a response, if it is."""
+        return self._history.get(bucket, {}).get(response_id)
+
+    def leaving(self, response_id: str) -> bool:
+        """Is what is stored of a response about to be removed?"""
+        return response_id in self._unstored
+
     def prolong(self, bucket: str, response_id: str) -> None:
         """It is in use: keep it, and what was stored with it, as if it were new."""
         self._link.send("EXPIRE", self._keys.history(bucket), int(self.keep_s) + _HOUR_S)

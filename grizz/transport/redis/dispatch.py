@@ -232,6 +232,12 @@ class Dispatcher:
         if job.id not in self.offer() and self._link.writable:
             self.papers.write(Delivery(job, attempt, ""))
 
+    def advance(self, job_id: str, next_seq: int) -> bool:
+        """See `Transport.advance`; an offer says where the job begins, so another one is made: three commands."""
+        waits = self.ledger.advance(job_id, next_seq)
+        self._show_again(job_id)
+        return waits
+
     def cancel(self, job_id: str, cause: Cause) -> Found:
         """See `Transport.cancel`."""
         if self.ledger.withdraw(job_id) is not None:
@@ -354,6 +360,7 @@ class Dispatcher:
         if self.ledger.is_offered(job_id):
             self.ledger.take_back(job_id)
             self.papers.withdraw(job_id)
+            self._chores.flush()  # the old entry is gone before the new one comes, so that nobody begins both
             self.ready()
             self.offer()
 

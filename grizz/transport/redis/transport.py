@@ -219,6 +219,10 @@ class RedisTransport:
         ledger = self.jobs.ledger
         return Depth(ledger.queued, ledger.leased, ledger.oldest_accepted_at())
 
+    def advance(self, job_id: str, next_seq: int) -> bool:
+        """See `Transport.advance`."""
+        return self.jobs.advance(job_id, next_seq)
+
     def queued_of(self, owner: str) -> int:
         """See `Transport.queued_of`."""
         return self.jobs.ledger.queued_of(owner)
