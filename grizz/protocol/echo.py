@@ -37,6 +37,18 @@ _FAILURES: dict[str, tuple[Code, str, bool]] = {
         (Code.INVALID_PROMPT, "400", False),
     ),
 }
+# How servers without a code for it say that a conversation is too long.
+_TOO_LONG = (
+    *("maximum context length", "available context size", "maximum model length", "model's context length"),
+    *("exceeds the context window", "prompt is too long", "exceeds the maximum number of tokens"),
+    *("exceed_context_size", "`max_new_tokens` must be <=", "context length of only"),
+)
+
+
+def says_too_long(text: str) -> bool:
+    """Is this how a model server refuses a conversation that its model cannot hold?"""
+    said = text.lower()
+    return any(words in said for words in _TOO_LONG)
 
 
 def failure(error: Any, kind: str = "") -> UpstreamError:
@@ -48,6 +60,8 @@ def failure(error: Any, kind: str = "") -> UpstreamError:
     name = str(code) if isinstance(code, str | int) else ""
     image = (Code.INVALID_PROMPT, "400", False) if "image" in name else (Code.SERVER_ERROR, "5xx", True)
     ours, result, retryable = _FAILURES.get(name, image)
+    if name != "context_length_exceeded" and isinstance(detail, str) and says_too_long(detail):
+        ours, result, retryable = _FAILURES["context_length_exceeded"]
     said = detail[:_MAX_DETAIL] if isinstance(detail, str) and detail else "it did not say why"
     return UpstreamError(ours, f"the upstream failed: {said}", result=result, retryable=retryable)
 
