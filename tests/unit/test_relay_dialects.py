@@ -251,3 +251,59 @@ def test_the_settings_in_force_there_are_shown_where_they_are_of_the_right_kind(
     assert shown["billing"] == {"payer": "x"}
     assert (shown["metadata"], shown["previous_response_id"]) == ({}, None)
     assert "conversation" not in shown
+
+
+def test_an_answer_that_was_cut_is_incomplete_though_its_last_event_is_called_completed() -> None:
+    """As in vLLM."""
+    events = relayed.answer(relayed.message(0, "a"))
+    events[-1]["response"] |= {"status": "incomplete", "incomplete_details": {"reason": "max_output_tokens"}}
+    ended = heard(*events)[-1]["response"]
+    assert (ended["status"], ended["incomplete_details"]) == ("incomplete", {"reason": "max_output_tokens"})
+
+
+def test_an_answer_that_failed_has_failed_though_its_last_event_is_called_completed() -> None:
+    events = relayed.answer(relayed.message(0, "a"))
+    events[-1]["response"] |= {"status": "failed", "error": {"code": "rate_limit_exceeded", "message": "slow down"}}
+    with pytest.raises(UpstreamError, match="slow down") as caught:
+        heard(*events)
+    assert caught.value.code.value == "rate_limit_exceeded"
+
+
+def test_deltas_of_parts_and_an_end_called_done_are_understood() -> None:
+    """As OpenRouter describes its own."""
+    events = relayed.answer(relayed.message(0, "a", "b"), told=False)
+    kept = [event for event in events if event["type"] not in ("response.output_text.done", "response.in_progress")]
+    names = {"response.output_text.delta": "response.content_part.delta", "response.completed": "response.done"}
+    told = heard(*({**event, "type": names.get(event["type"], event["type"])} for event in kept))
+    assert told[-1]["type"] == "response.completed"
+    assert output(told)[0]["content"][0]["text"] == "ab"
+    assert told[-1]["response"]["usage"]["total_tokens"] == 8
+
+
+@pytest.mark.parametrize("status", ["completed", "incomplete"])
+def test_a_response_alone_is_the_answer_of_a_server_that_does_not_stream(status: str) -> None:
+    response = relayed.answer(relayed.message(0, "a", "b"), relayed.call(1, "{}"))[-1]["response"]
+    told = heard({**response, "status": status, "incomplete_details": {"reason": "content_filter"}})
+    assert told[-1]["type"] == f"response.{status}"
+    assert [item["type"] for item in output(told)] == ["message", "function_call"]
+
+
+def test_a_response_alone_that_failed_says_why() -> None:
+    response = {**relayed.R, "status": "failed", "error": {"code": "model_not_found", "message": "no such model"}}
+    with pytest.raises(UpstreamError, match="no such model") as caught:
+        heard(response)
+    assert caught.value.code.value == "model_not_found"
+
+
+def test_a_response_alone_that_still_runs_is_no_answer() -> None:
+    with pytest.raises(UpstreamError, match="without a type"):
+        heard(relayed.R)
+
+
+def test_half_a_letter_does_not_end_an_answer() -> None:
+    made = composer()
+    relay = Relay(made, new_id=lambda prefix: prefix)
+    for event in relayed.answer(relayed.message(0, "X")):
+        relay.feed(orjson.dumps(event).replace(b'"X"', rb'"\ud83d"'))
+    made.finish(completed_at=2, **relay.end())
+    assert orjson.loads(made.take()[-1].data)["response"]["output"][0]["content"][0]["text"] == "\ufffd"
