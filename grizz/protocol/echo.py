@@ -87,26 +87,30 @@ def usage(given: Any) -> dict[str, Any] | None:
     if not isinstance(given, dict):
         return None
     details_in, details_out = given.get("input_tokens_details"), given.get("output_tokens_details")
-    asked, made = _count(given, "input_tokens"), _count(given, "output_tokens")
+    asked = count(given, "input_tokens") or count(given, "prompt_tokens")
+    made = count(given, "output_tokens") or count(given, "completion_tokens")
     return {
         **given,
         "input_tokens": asked,
         "input_tokens_details": {
             **(details_in if isinstance(details_in, dict) else {}),
-            "cached_tokens": _count(details_in, "cached_tokens"),
-            "cache_write_tokens": _count(details_in, "cache_write_tokens"),
+            "cached_tokens": count(details_in, "cached_tokens"),
+            "cache_write_tokens": count(details_in, "cache_write_tokens"),
         },
         "output_tokens": made,
         "output_tokens_details": {
             **(details_out if isinstance(details_out, dict) else {}),
-            "reasoning_tokens": _count(details_out, "reasoning_tokens"),
+            "reasoning_tokens": count(details_out, "reasoning_tokens"),
         },
-        "total_tokens": _count(given, "total_tokens") or asked + made,
+        "total_tokens": count(given, "total_tokens") or asked + made,
     }
 
 
-def _count(holder: Any, name: str) -> int:
+def count(holder: Any, name: str) -> int:
+    """A number of tokens; what is not told, or is none, is 0."""
     value = holder.get(name) if isinstance(holder, dict) else None
+    if isinstance(value, float) and value.is_integer():  # as those count who have no other numbers
+        value = int(value)
     return value if type(value) is int and 0 <= value <= _MAX_TOKENS else 0
 
 

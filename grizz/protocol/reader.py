@@ -12,11 +12,10 @@ import orjson
 from grizz.errors import Code, UpstreamError
 from grizz.protocol import echo, odd_json, sse
 from grizz.protocol.compose import Composer
+from grizz.protocol.echo import count
 from grizz.protocol.events import NewId
 from grizz.protocol.tool_calls import ToolCalls
 
-# The largest count of tokens that is believed.
-_MAX_TOKENS = 2**53
 _OPEN, _CLOSE = "<think>", "</think>"
 # Why a model stopped, in words of OpenAI and of others: what is not here is an answer that ended well.
 _CUT_SHORT = {
@@ -232,25 +231,18 @@ class _Think:
 
 def usage(chat: dict[str, Any]) -> dict[str, Any]:
     """Chat usage in the Responses shape; what is not told, or is no count, is 0."""
-    asked, made = _count(chat, "prompt_tokens"), _count(chat, "completion_tokens")
+    asked, made = count(chat, "prompt_tokens"), count(chat, "completion_tokens")
     details_in, details_out = chat.get("prompt_tokens_details"), chat.get("completion_tokens_details")
     return {
         "input_tokens": asked,
         "input_tokens_details": {
-            "cached_tokens": _count(details_in, "cached_tokens"),
-            "cache_write_tokens": _count(details_in, "cache_write_tokens"),
+            "cached_tokens": count(details_in, "cached_tokens"),
+            "cache_write_tokens": count(details_in, "cache_write_tokens"),
         },
         "output_tokens": made,
-        "output_tokens_details": {"reasoning_tokens": _count(details_out, "reasoning_tokens")},
-        "total_tokens": _count(chat, "total_tokens") or asked + made,
+        "output_tokens_details": {"reasoning_tokens": count(details_out, "reasoning_tokens")},
+        "total_tokens": count(chat, "total_tokens") or asked + made,
     }
-
-
-def _count(holder: Any, name: str) -> int:
-    value = holder.get(name) if isinstance(holder, dict) else None
-    if isinstance(value, float) and value.is_integer():  # as those count who have no other numbers
-        value = int(value)
-    return value if type(value) is int and 0 <= value <= _MAX_TOKENS else 0
 
 
 def _logprobs(chat: dict[str, Any] | None) -> list[Any] | None:

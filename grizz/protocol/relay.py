@@ -28,8 +28,9 @@ from grizz.protocol.events import (
     PartKind,
 )
 from grizz.protocol.parts import Part
-from grizz.protocol.relayed import Known, garbage
+from grizz.protocol.relayed import Known
 from grizz.protocol.requests import check_depth
+from grizz.protocol.theirs import garbage
 
 # How much may wait for the first content: announcements alone, and a server may send them without end.
 _MOST_HELD, _MOST_HELD_BYTES = 64, 256 * 1024
@@ -199,10 +200,10 @@ class Relay:
 
     def _delta(self, kind: PartKind, name: str, event: dict[str, Any]) -> None:
         delta = event.get("delta")
+        if delta is None or delta == "":
+            return
         if type(delta) is not str:
             raise garbage("a delta that is no text")
-        if not delta:
-            return
         part = self._known.part_for(kind, event)
         if part is None:
             return

@@ -307,3 +307,75 @@ def test_half_a_letter_does_not_end_an_answer() -> None:
         relay.feed(orjson.dumps(event).replace(b'"X"', rb'"\ud83d"'))
     made.finish(completed_at=2, **relay.end())
     assert orjson.loads(made.take()[-1].data)["response"]["output"][0]["content"][0]["text"] == "\ufffd"
+
+
+MESSAGE = {"id": "m", "type": "message", "role": "assistant", "status": "completed"}
+THOUGHT = {"id": "r", "type": "reasoning", "summary": []}
+CALL = {"id": "f", "type": "function_call", "call_id": "c", "name": "f"}
+
+
+@pytest.mark.parametrize(
+    ("item", "home", "said"),
+    [
+        ({**MESSAGE, "content": "hi"}, "content", ("output_text", "hi")),
+        ({**MESSAGE, "content": [{"type": "text", "text": "hi"}]}, "content", ("output_text", "hi")),
+        ({**THOUGHT, "summary": "hm"}, "summary", ("summary_text", "hm")),
+        ({**THOUGHT, "content": "hm"}, "summary", ("summary_text", "hm")),
+        ({**THOUGHT, "content": [{"type": "text", "text": "hm"}]}, "summary", ("summary_text", "hm")),
+    ],
+)
+@pytest.mark.parametrize("told", [False, True], ids=["as an item", "in the end"])
+def test_texts_of_items_become_parts_of_the_usual_kinds(
+    item: Event, home: str, said: tuple[str, str], told: bool
+) -> None:
+    done = relayed.done(0, item)
+    last = relayed.answer([done])[-1] if told else relayed.answer([done], told=False)[-1]
+    (found,) = output(heard(last) if told else heard(done, last))
+    assert [(part["type"], part["text"]) for part in found[home]] == [said]
+
+
+def test_an_announced_part_that_is_called_text_is_one() -> None:
+    place = {"item_id": "m", "output_index": 0, "content_index": 0}
+    told = heard(
+        relayed.added(0, {**MESSAGE, "content": []}),
+        {"type": "response.content_part.added", **place, "part": {"type": "text", "text": ""}},
+        {"type": "response.output_text.delta", **place, "delta": None},
+        {"type": "response.output_text.delta", **place, "delta": "hi"},
+        {"type": "response.content_part.done", **place, "part": {"type": "text", "text": "hi"}},
+        relayed.answer()[-1],
+    )
+    (part,) = output(told)[0]["content"]
+    assert (part["type"], part["text"], part["annotations"]) == ("output_text", "hi", [])
+
+
+@pytest.mark.parametrize("announced", [False, True])
+def test_arguments_that_are_no_text_become_one(announced: bool) -> None:
+    begun = [relayed.added(0, {**CALL, "arguments": ""})] if announced else []
+    told = heard(*begun, relayed.done(0, {**CALL, "arguments": {"a": 1}}), relayed.answer()[-1])
+    assert output(told)[0]["arguments"] == '{"a":1}'
+
+
+def test_a_call_that_only_its_arguments_announce_is_known_by_its_name() -> None:
+    place = {"item_id": "f", "output_index": 0}
+    told = heard(
+        {"type": "response.function_call_arguments.delta", **place, "delta": "{"},
+        {"type": "response.function_call_arguments.done", **place, "name": "f", "arguments": "{}"},
+        relayed.answer()[-1],
+    )
+    (call,) = output(told)
+    assert (call["name"], call["arguments"], call["status"]) == ("f", "{}", "completed")
+    assert call["call_id"]
+
+
+@pytest.mark.parametrize(
+    "usage",
+    [
+        {"input_tokens": 3.0, "output_tokens": 4.0},
+        {"prompt_tokens": 3, "completion_tokens": 4, "total_tokens": 7},
+    ],
+)
+def test_usage_in_other_words_and_numbers_is_counted(usage: Event) -> None:
+    last = relayed.answer(relayed.message(0, "a"))[-1]
+    last["response"]["usage"] = usage
+    told = heard(last)[-1]["response"]["usage"]
+    assert [told[key] for key in ("input_tokens", "output_tokens", "total_tokens")] == [3, 4, 7]
