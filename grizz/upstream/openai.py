@@ -120,14 +120,13 @@ class OpenAIUpstream:
     async def _ask(
         self, stack: AsyncExitStack, body: dict[str, Any], may_resend: Callable[[], bool]
     ) -> AsyncAPIResponse[Any]:
-        """Send the request; again, at once, when it was refused for a field that can be said otherwise."""
+        """Send the request; again, at once, when it was refused for what can be said otherwise."""
         while True:
             fitting = self._manners.fit(body)
             try:
                 return await self._begin(stack, fitting, may_resend)
             except openai.APIStatusError as error:
-                # Ends: each time something is learned, and there are two things to learn.
-                if error.status_code not in (400, 422) or not self._manners.learn(fitting, error.response.text):
+                if not self._manners.learn(fitting, error.status_code, error.response.text):
                     raise
 
     async def _begin(

@@ -102,6 +102,28 @@ async def test_a_server_that_refuses_all_it_is_asked_is_not_asked_for_ever() -> 
     assert len(asked) == 3
 
 
+@pytest.mark.parametrize("status", ["400 Bad Request", "500 Internal Server Error"])
+async def test_a_template_that_wants_the_system_first_gets_later_words_of_it_as_the_users(status: str) -> None:
+    asked: list[list[tuple[str, Any]]] = []
+
+    async def behave(call: Call) -> None:
+        asked.append([(message["role"], message["content"]) for message in orjson.loads(call.body)["messages"]])
+        if "system" in [role for role, _ in asked[-1][1:]]:
+            await call.status(status, b'{"error": {"message": "System message must be at the beginning."}}')
+        else:
+            await call.answer("hello")
+
+    said = [("system", "a"), ("user", "b"), ("system", "c"), ("user", "d"), ("assistant", "e"), ("user", "f")]
+    async with in_front_of(behave) as grizz:
+        for _ in range(2):
+            player = await grizz.player()
+            given = [{"role": role, "content": text} for role, text in said]
+            await player.send({"type": "response.create", "input": given})
+            assert text_of(await player.answer()) == "hello"
+    folded = [("system", "a"), ("user", "b\n\nc\n\nd"), ("assistant", "e"), ("user", "f")]
+    assert asked == [said, folded, folded]
+
+
 @pytest.mark.parametrize(
     ("body", "message"),
     [
