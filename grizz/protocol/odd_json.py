@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
 import orjson
@@ -26,7 +27,7 @@ def loads(payload: bytes) -> Any:
     except orjson.JSONDecodeError as error:
         try:
             text = payload.decode(errors="replace")
-            return _writable(json.loads(text, parse_constant=_constant, parse_int=_whole))
+            return _writable(json.loads(text, parse_constant=_constant, parse_int=_whole, parse_float=_real))
         except (ValueError, RecursionError):
             raise error from None
 
@@ -38,6 +39,11 @@ def _constant(name: str) -> float | None:
 def _whole(digits: str) -> int | float:
     number = int(digits)
     return number if -_MOST <= number <= _MOST else float(number)
+
+
+def _real(digits: str) -> float | None:
+    number = float(digits)
+    return number if math.isfinite(number) else None
 
 
 def _writable(value: Any) -> Any:

@@ -285,10 +285,12 @@ def test_half_a_letter_does_not_end_an_answer(odd: bytes, read: str) -> None:
 
 
 def test_numbers_that_json_does_not_have_are_the_least_or_none() -> None:
-    entry = b'{"token":"a","logprob":-Infinity,"top_logprobs":[{"token":"b","logprob":NaN}]}'
+    entry = (
+        b'{"token":"a","logprob":-Infinity,"top_logprobs":[{"token":"b","logprob":NaN},{"token":"c","logprob":-1e999}]}'
+    )
     chunk = b'{"huge":' + b"9" * 30 + b',"choices":[{"delta":{"content":"a"},"logprobs":{"content":[' + entry + b"]}}]}"
     (found,) = heard(sse(chunk, STOP))["output"][0]["content"][0]["logprobs"]
-    assert (found["logprob"], found["top_logprobs"][0]["logprob"]) == (-9999.0, -9999.0)
+    assert [one["logprob"] for one in (found, *found["top_logprobs"])] == [-9999.0, -9999.0, -9999.0]
 
 
 @pytest.mark.parametrize("payload", [b"{", b"[" * 5000, b'{"a":' * 5000, b"nonsense", b"9" * 5000])
