@@ -33,8 +33,11 @@ class Call:
     """One request that arrived. `number` counts all, `of_connection` those on its connection, both from 1;
     `head` is what came before its body."""
 
-    def __init__(self, writer: asyncio.StreamWriter, number: int, of_connection: int, head: str = "") -> None:
+    def __init__(
+        self, writer: asyncio.StreamWriter, number: int, of_connection: int, head: str = "", body: bytes = b""
+    ) -> None:
         self.head = head
+        self.body = body
         self.number = number
         self.of_connection = of_connection
         self._writer = writer
@@ -93,13 +96,13 @@ class RawUpstream:
             while not writer.is_closing():
                 head = await reader.readuntil(b"\r\n\r\n")
                 sizes = [line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:")]
-                await reader.readexactly(int(sizes[0].split(b":")[1]) if sizes else 0)
+                body = await reader.readexactly(int(sizes[0].split(b":")[1]) if sizes else 0)
                 if not (self._every or head.startswith(b"POST ")):
                     await Call(writer, 0, 0).status("404 Not Found")
                     continue
                 self.requests += 1
                 of_connection += 1
-                await self._behave(Call(writer, self.requests, of_connection, head.decode()))
+                await self._behave(Call(writer, self.requests, of_connection, head.decode(), body))
         writer.close()
 
 

@@ -120,19 +120,13 @@ class Tries:
                 async for data in chunks:
                     if self._is_stopped() or scope.expired():
                         raise asyncio.CancelledError
-                    tokens = reader.tokens
-                    for payload in decoder.feed(data):
-                        reader.feed(payload)
-                    if reader.tokens != tokens:
-                        if not trial.answered:
-                            self._fleet.first_word(trial, self._label, loop.time())
-                            scope.reschedule(ask.deadline)
-                        self._on_content(chunks, reader.tokens - tokens)
+                    self._read(decoder.feed(data), reader, chunks, trial, ask, scope)
                     if reader.done:
                         break
                     if reader.finishing and not finishing:
                         finishing = True
                         scope.reschedule(min(ask.deadline, loop.time() + _AFTER_FINISH_S))
+                self._read(decoder.close(), reader, chunks, trial, ask, scope)  # all of it, if it was no stream
         except TimeoutError:
             if not scope.expired():
                 raise
@@ -141,6 +135,25 @@ class Tries:
         for payload in decoder.close():
             reader.feed(payload)
         return reader.end()
+
+    def _read(
+        self,
+        payloads: list[bytes],
+        reader: Reader | Relay,
+        chunks: Chunks,
+        trial: Trial,
+        ask: Ask,
+        scope: asyncio.Timeout,
+    ) -> None:
+        """What one read of the stream brought."""
+        tokens = reader.tokens
+        for payload in payloads:
+            reader.feed(payload)
+        if reader.tokens != tokens:
+            if not trial.answered:
+                self._fleet.first_word(trial, self._label, asyncio.get_running_loop().time())
+                scope.reschedule(ask.deadline)
+            self._on_content(chunks, reader.tokens - tokens)
 
     def _reader(self, trial: Trial) -> Reader | Relay:
         if trial.member.terms.api == "responses":

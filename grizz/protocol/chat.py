@@ -128,7 +128,8 @@ def _add_call(chat: list[Message], item: Item) -> None:
     call = {
         "id": item["call_id"],
         "type": "function",
-        "function": {"name": item["name"], "arguments": item["arguments"]},
+        # Models that give a function nothing may write nothing, and servers refuse to read it.
+        "function": {"name": item["name"], "arguments": item["arguments"] or "{}"},
     }
     last = chat[-1] if chat else None
     if last is not None and last["role"] == "assistant":

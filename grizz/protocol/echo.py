@@ -37,6 +37,18 @@ _FAILURES: dict[str, tuple[Code, str, bool]] = {
         (Code.INVALID_PROMPT, "400", False),
     ),
 }
+# How servers without a code for it say that a conversation is too long.
+_TOO_LONG = (
+    *("maximum context length", "available context size", "maximum model length", "model's context length"),
+    *("exceeds the context window", "prompt is too long", "exceeds the maximum number of tokens"),
+    *("exceed_context_size", "`max_new_tokens` must be <=", "context length of only"),
+)
+
+
+def says_too_long(text: str) -> bool:
+    """Is this how a model server refuses a conversation that its model cannot hold?"""
+    said = text.lower()
+    return any(words in said for words in _TOO_LONG)
 
 
 def failure(error: Any, kind: str = "") -> UpstreamError:
@@ -48,6 +60,8 @@ def failure(error: Any, kind: str = "") -> UpstreamError:
     name = str(code) if isinstance(code, str | int) else ""
     image = (Code.INVALID_PROMPT, "400", False) if "image" in name else (Code.SERVER_ERROR, "5xx", True)
     ours, result, retryable = _FAILURES.get(name, image)
+    if name != "context_length_exceeded" and isinstance(detail, str) and says_too_long(detail):
+        ours, result, retryable = _FAILURES["context_length_exceeded"]
     said = detail[:_MAX_DETAIL] if isinstance(detail, str) and detail else "it did not say why"
     return UpstreamError(ours, f"the upstream failed: {said}", result=result, retryable=retryable)
 
@@ -73,26 +87,30 @@ def usage(given: Any) -> dict[str, Any] | None:
     if not isinstance(given, dict):
         return None
     details_in, details_out = given.get("input_tokens_details"), given.get("output_tokens_details")
-    asked, made = _count(given, "input_tokens"), _count(given, "output_tokens")
+    asked = count(given, "input_tokens") or count(given, "prompt_tokens")
+    made = count(given, "output_tokens") or count(given, "completion_tokens")
     return {
         **given,
         "input_tokens": asked,
         "input_tokens_details": {
             **(details_in if isinstance(details_in, dict) else {}),
-            "cached_tokens": _count(details_in, "cached_tokens"),
-            "cache_write_tokens": _count(details_in, "cache_write_tokens"),
+            "cached_tokens": count(details_in, "cached_tokens"),
+            "cache_write_tokens": count(details_in, "cache_write_tokens"),
         },
         "output_tokens": made,
         "output_tokens_details": {
             **(details_out if isinstance(details_out, dict) else {}),
-            "reasoning_tokens": _count(details_out, "reasoning_tokens"),
+            "reasoning_tokens": count(details_out, "reasoning_tokens"),
         },
-        "total_tokens": _count(given, "total_tokens") or asked + made,
+        "total_tokens": count(given, "total_tokens") or asked + made,
     }
 
 
-def _count(holder: Any, name: str) -> int:
+def count(holder: Any, name: str) -> int:
+    """A number of tokens; what is not told, or is none, is 0."""
     value = holder.get(name) if isinstance(holder, dict) else None
+    if isinstance(value, float) and value.is_integer():  # as those count who have no other numbers
+        value = int(value)
     return value if type(value) is int and 0 <= value <= _MAX_TOKENS else 0
 
 

@@ -5,30 +5,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
 
 from grizz.errors import Code, UpstreamError
-from grizz.protocol import sse
+from grizz.protocol import echo, odd_json, sse
 from grizz.protocol.compose import Composer
+from grizz.protocol.echo import count
 from grizz.protocol.events import NewId
+from grizz.protocol.tool_calls import ToolCalls
 
-# Characters of an upstream's error that clients are shown, and the largest count of tokens that is believed.
-_MAX_DETAIL = 1000
-_MAX_TOKENS = 2**53
 _OPEN, _CLOSE = "<think>", "</think>"
-
-
-@dataclass(slots=True)
-class _Call:
-    """A tool call as it comes in; it opens once its name and (its id or its first argument) are known."""
-
-    call_id: str = ""
-    name: str = ""
-    waiting: list[str] = field(default_factory=list)
-    open: bool = False
+# Why a model stopped, in words of OpenAI and of others: what is not here is an answer that ended well.
+_CUT_SHORT = {
+    **dict.fromkeys(("length", "model_length", "max_tokens", "max_output_tokens"), "max_output_tokens"),
+    **dict.fromkeys(("content_filter", "safety", "recitation", "prohibited_content", "sensitive"), "content_filter"),
+}
+_BROKEN = frozenset({"error", "abort", "network_error", "insufficient_system_resource"})
 
 
 class Reader:
@@ -39,11 +33,8 @@ class Reader:
     """
 
     def __init__(self, composer: Composer, *, new_id: NewId, most_calls: int | None = None) -> None:
-        self._most_calls = most_calls
         self._composer = composer
-        self._new_id = new_id
-        self._calls: dict[int, _Call] = {}
-        self._call_ids: set[str] = set()
+        self._calls = ToolCalls(composer, new_id=new_id, most=most_calls)
         self._think = _Think()
         self._finish_reason: str | None = None
         self._usage: dict[str, Any] | None = None
@@ -72,26 +63,31 @@ class Reader:
             self.done = True
             return
         try:
-            chunk = orjson.loads(payload)
+            try:
+                chunk = orjson.loads(payload)
+            except orjson.JSONDecodeError:
+                chunk = odd_json.loads(payload)
             choices = chunk["choices"] if "choices" in chunk else None
-        except (orjson.JSONDecodeError, TypeError) as error:
+        except (ValueError, TypeError) as error:
             raise _garbage("a chunk that is not a JSON object") from error
         if not choices:
             self._aside(chunk)
             return
         try:
             choice = choices[0]
-            delta = choice.get("delta") or {}
+            delta = (choice["delta"] if "delta" in choice else self._whole(choice.get("message"))) or {}
             content = delta.get("content")
             if content:
                 self.tokens += 1
-                self._content(_text(content), choice.get("logprobs"))
+                self._content(content, choice.get("logprobs"))
             if len(delta) > 1 or not content:
                 self._rest(delta)
             if choice.get("finish_reason"):
-                self._finish_reason = _text(choice["finish_reason"])
+                self._finish_reason = _text(choice["finish_reason"]).lower()
         except (AttributeError, TypeError, KeyError, IndexError) as error:
             raise _garbage("a chunk of another shape than chat.completion.chunk") from error
+        if "error" in chunk or self._finish_reason in _BROKEN:
+            self._fail(chunk)
         if isinstance(chunk.get("usage"), dict):
             self._usage = usage(chunk["usage"])
 
@@ -101,29 +97,50 @@ class Reader:
         Raises:
             UpstreamError: it ended without saying why (cut), or with a call that has no name.
         """
-        if self._finish_reason is None:
+        # A server that only says [DONE] has said that this is all; of nothing it cannot be.
+        if self._finish_reason is None and not (self.done and self.tokens):
             raise UpstreamError(
                 Code.SERVER_ERROR, "the upstream ended its stream early", result="truncated", retryable=True
             )
         for kind, text in self._think.close():
             self._say(kind, text, None)
-        for index, call in self._calls.items():
-            if not call.name:
-                raise _garbage("a tool call without a name")
-            self._open_call(index, call)
+        try:
+            self._calls.end()
+        except ValueError as error:
+            raise _garbage(str(error)) from error
         ending: dict[str, Any] = {"status": "completed", "usage": self._usage}
-        if self._finish_reason == "length":
-            ending.update(status="incomplete", incomplete="max_output_tokens")
-        elif self._finish_reason == "content_filter":
-            ending.update(status="incomplete", incomplete="content_filter")
+        if (reason := _CUT_SHORT.get(self._finish_reason or "")) is not None:
+            ending.update(status="incomplete", incomplete=reason)
         return ending
 
-    def _content(self, content: str, logprobs: dict[str, Any] | None) -> None:
-        if self._think.over:
+    def _content(self, content: Any, logprobs: dict[str, Any] | None) -> None:
+        if type(content) is not str:
+            self._parts(content)
+        elif self._think.over:
             self._composer.text(content, _logprobs(logprobs))
-            return
-        for kind, text in self._think.feed(content):
-            self._say(kind, text, logprobs)
+        else:
+            for kind, text in self._think.feed(content):
+                self._say(kind, text, logprobs)
+
+    def _parts(self, parts: Any) -> None:
+        """Content as a list of parts, thoughts among them: so Mistral sends it."""
+        if type(parts) is not list:
+            raise TypeError("not a text")
+        for part in parts:
+            thought = part.get("thinking")
+            if isinstance(thought, list):
+                thought = "".join(_text(piece.get("text", "")) for piece in thought)
+            if thought:
+                self._composer.reasoning(_text(thought))
+            if part.get("text"):
+                self._content(_text(part["text"]), None)
+
+    def _whole(self, message: Any) -> Any:
+        """The message of a server that does not stream: it thought before it spoke."""
+        if isinstance(message, dict):
+            self._thought(message)
+            return {key: value for key, value in message.items() if not key.startswith("reasoning")}
+        return message
 
     def _say(self, kind: str, text: str, logprobs: dict[str, Any] | None) -> None:
         if kind == "text":
@@ -131,64 +148,46 @@ class Reader:
         else:
             self._composer.reasoning(text)
 
-    def _rest(self, delta: dict[str, Any]) -> None:
-        """Everything but plain content: reasoning, refusals, tool calls."""
+    def _thought(self, delta: dict[str, Any]) -> None:
         thought = delta.get("reasoning_content") or delta.get("reasoning")
+        if not thought and (details := delta.get("reasoning_details")):
+            told = [one.get("text") or one.get("summary") for one in details]
+            thought = "".join(text for text in told if isinstance(text, str))
         if isinstance(thought, str) and thought:  # some servers send an empty one beside each piece of text
             self.tokens += 1
             self._composer.reasoning(thought)
+
+    def _rest(self, delta: dict[str, Any]) -> None:
+        """Everything but plain content: reasoning, refusals, tool calls."""
+        self._thought(delta)
         if delta.get("refusal"):
             self.tokens += 1
             self._composer.refusal(_text(delta["refusal"]))
-        for position, fragment in enumerate(delta.get("tool_calls") or ()):
-            self._tool_call(fragment.get("index"), position, fragment.get("id"), fragment.get("function") or {})
+        calls = delta.get("tool_calls") or ()
+        if isinstance(calls, dict):  # as TGI sent the only one
+            calls = (calls,)
+        for position, fragment in enumerate(calls):
+            self.tokens += self._calls.feed(fragment, position if len(calls) > 1 else None)
         if delta.get("function_call"):
-            self._tool_call(0, 0, None, delta["function_call"])
-
-    def _tool_call(self, index: int | None, position: int, call_id: str | None, function: dict[str, Any]) -> None:
-        arguments = function.get("arguments")
-        if not (call_id or function.get("name") or arguments):  # says nothing, and begins no call
-            return
-        if index is None:  # some servers send whole calls without one
-            index = len(self._calls) if call_id else position
-        if type(index) is not int:
-            raise TypeError("an index is no number")
-        call = self._calls.setdefault(index, _Call())
-        self.tokens += 1
-        if call_id and not call.call_id:
-            call.call_id = _text(call_id)
-        if function.get("name") and not call.name:
-            call.name = _text(function["name"])
-        if arguments:
-            call.waiting.append(arguments if isinstance(arguments, str) else orjson.dumps(arguments).decode())
-        if call.name and (call.call_id or call.waiting):
-            self._open_call(index, call)
-
-    def _open_call(self, index: int, call: _Call) -> None:
-        if not call.open:
-            # Ids that are missing, or used twice in one answer, would make the tool's output ambiguous.
-            if not call.call_id or call.call_id in self._call_ids:
-                call.call_id = self._new_id("call")
-            if self._most_calls is not None and len(self._call_ids) >= self._most_calls:
-                call.waiting.clear()
-                return
-            self._call_ids.add(call.call_id)
-            self._composer.call(index, call.call_id, call.name)
-            call.open = True
-        for fragment in call.waiting:
-            self._composer.arguments(index, fragment)
-        call.waiting.clear()
+            self.tokens += self._calls.feed({"index": 0, "function": delta["function_call"]})
 
     def _aside(self, chunk: Any) -> None:
         """A chunk without choices: usage, an error, or something to ignore (some servers open with filter results)."""
         if not isinstance(chunk, dict):
             raise _garbage("a chunk that is not a JSON object")
-        if error := chunk.get("error"):
-            detail = error.get("message") if isinstance(error, dict) else error
-            detail = detail[:_MAX_DETAIL] if isinstance(detail, str) else "it did not say why"
-            raise UpstreamError(Code.SERVER_ERROR, f"the upstream failed: {detail}", result="5xx", retryable=True)
+        if "error" in chunk or "error" in (chunk.get("object"), chunk.get("type")):
+            self._fail(chunk)
         if isinstance(chunk.get("usage"), dict):
             self._usage = usage(chunk["usage"])
+
+    def _fail(self, chunk: dict[str, Any]) -> None:
+        """A chunk that says that the answer broke: in an object of its own, flat, or as the reason of the end."""
+        if error := chunk.get("error"):
+            raise echo.failure(error)
+        if self._finish_reason in _BROKEN:
+            raise echo.failure(f"it stopped with finish_reason {self._finish_reason}")
+        if "error" not in chunk:
+            raise echo.failure(chunk)
 
 
 class _Think:
@@ -232,23 +231,18 @@ class _Think:
 
 def usage(chat: dict[str, Any]) -> dict[str, Any]:
     """Chat usage in the Responses shape; what is not told, or is no count, is 0."""
-    asked, made = _count(chat, "prompt_tokens"), _count(chat, "completion_tokens")
+    asked, made = count(chat, "prompt_tokens"), count(chat, "completion_tokens")
     details_in, details_out = chat.get("prompt_tokens_details"), chat.get("completion_tokens_details")
     return {
         "input_tokens": asked,
         "input_tokens_details": {
-            "cached_tokens": _count(details_in, "cached_tokens"),
-            "cache_write_tokens": _count(details_in, "cache_write_tokens"),
+            "cached_tokens": count(details_in, "cached_tokens"),
+            "cache_write_tokens": count(details_in, "cache_write_tokens"),
         },
         "output_tokens": made,
-        "output_tokens_details": {"reasoning_tokens": _count(details_out, "reasoning_tokens")},
-        "total_tokens": _count(chat, "total_tokens") or asked + made,
+        "output_tokens_details": {"reasoning_tokens": count(details_out, "reasoning_tokens")},
+        "total_tokens": count(chat, "total_tokens") or asked + made,
     }
-
-
-def _count(holder: Any, name: str) -> int:
-    value = holder.get(name) if isinstance(holder, dict) else None
-    return value if type(value) is int and 0 <= value <= _MAX_TOKENS else 0
 
 
 def _logprobs(chat: dict[str, Any] | None) -> list[Any] | None:
@@ -262,9 +256,10 @@ def _logprobs(chat: dict[str, Any] | None) -> list[Any] | None:
 
 def _logprob(entry: dict[str, Any]) -> dict[str, Any]:
     spelling = entry.get("bytes") or []
-    if type(entry["logprob"]) not in (int, float) or not all(type(byte) is int for byte in spelling):
+    logprob = odd_json.LEAST_LOGPROB if entry["logprob"] is None else entry["logprob"]
+    if type(logprob) not in (int, float) or not all(type(byte) is int for byte in spelling):
         raise TypeError("no logprob")
-    return {"token": _text(entry["token"]), "logprob": entry["logprob"], "bytes": list(spelling)}
+    return {"token": _text(entry["token"]), "logprob": logprob, "bytes": list(spelling)}
 
 
 def _text(value: Any) -> str:

@@ -11,10 +11,8 @@ from __future__ import annotations
 import re
 from typing import Any
 
-import orjson
-
 from grizz.errors import Code, RequestError, UpstreamError
-from grizz.protocol import echo, sse
+from grizz.protocol import echo, odd_json, sse
 from grizz.protocol.compose import Composer
 from grizz.protocol.events import (
     ANNOTATION,
@@ -30,8 +28,9 @@ from grizz.protocol.events import (
     PartKind,
 )
 from grizz.protocol.parts import Part
-from grizz.protocol.relayed import Known, garbage
+from grizz.protocol.relayed import Known
 from grizz.protocol.requests import check_depth
+from grizz.protocol.theirs import garbage
 
 # How much may wait for the first content: announcements alone, and a server may send them without end.
 _MOST_HELD, _MOST_HELD_BYTES = 64, 256 * 1024
@@ -39,13 +38,17 @@ _MOST_HELD, _MOST_HELD_BYTES = 64, 256 * 1024
 _HOP = frozenset({"keepalive", "ping", "response.keepalive", "response.heartbeat"})
 _NOT_PASSED = ("type", "sequence_number", "stream_id", "obfuscation")
 _TYPE = re.compile(r"[A-Za-z0-9_.:\-]{1,128}\Z")
-# The names that Open Responses, and vLLM, have for what OpenAI calls otherwise.
+# The names that Open Responses, vLLM and OpenRouter have for what OpenAI calls otherwise.
 _SYNONYMS = {
     "response.reasoning_part.added": "response.content_part.added",
     "response.reasoning_part.done": "response.content_part.done",
     "response.reasoning.delta": "response.reasoning_text.delta",
     "response.reasoning.done": "response.reasoning_text.done",
+    "response.content_part.delta": "response.output_text.delta",
 }
+# How a Response says that it is over; and the events that may say it of one that ended otherwise than they are called.
+_ENDS = ("completed", "incomplete", "failed", "cancelled")
+_ENDINGS = ("response.completed", "response.done")
 # A delta that is no more than its text; more would be lost where texts are joined.
 _PLAIN = frozenset(
     {
@@ -103,14 +106,12 @@ class Relay:
             self.done = True
             return
         try:
-            event = orjson.loads(payload)
+            event = odd_json.loads(payload)
             kind = event["type"]
-        except orjson.JSONDecodeError as error:
+        except ValueError as error:
             raise garbage("an event that is not JSON") from error
         except (TypeError, KeyError) as error:
-            if isinstance(event, dict) and event.get("error"):
-                raise echo.failure(event["error"]) from error
-            raise garbage("an event without a type") from error
+            event, kind = _untyped(event, error)
         hot = self._hot
         if hot is not None and hot.item.part is hot and _place(kind, event) == self._hot_place:
             delta = event.get("delta")
@@ -138,6 +139,8 @@ class Relay:
         return self._ending
 
     def _read(self, kind: str, event: dict[str, Any], size: int) -> None:
+        if kind in _ENDINGS:
+            kind = _ending(event)
         if kind in ("response.completed", "response.incomplete"):
             self._finish(kind, event.get("response"))
         elif kind in ("response.failed", "response.cancelled"):
@@ -197,10 +200,10 @@ class Relay:
 
     def _delta(self, kind: PartKind, name: str, event: dict[str, Any]) -> None:
         delta = event.get("delta")
+        if delta is None or delta == "":
+            return
         if type(delta) is not str:
             raise garbage("a delta that is no text")
-        if not delta:
-            return
         part = self._known.part_for(kind, event)
         if part is None:
             return
@@ -239,6 +242,22 @@ class Relay:
 def _rest(event: dict[str, Any], *known: str) -> dict[str, Any]:
     """What is passed on as it is."""
     return {key: value for key, value in event.items() if key not in _NOT_PASSED and key not in known}
+
+
+def _untyped(event: Any, error: Exception) -> tuple[dict[str, Any], str]:
+    """What has no type: an error, or the whole Response of a server that does not stream, as its last event."""
+    if isinstance(event, dict) and event.get("error"):
+        raise echo.failure(event["error"]) from error
+    if isinstance(event, dict) and event.get("object") == "response" and event.get("status") in _ENDS:
+        return {"response": event}, "response.completed"
+    raise garbage("an event without a type") from error
+
+
+def _ending(event: dict[str, Any]) -> str:
+    """The last event by what its Response says: vLLM ends all of them with `response.completed`."""
+    response = event.get("response")
+    status = response.get("status") if isinstance(response, dict) else None
+    return f"response.{status}" if status in _ENDS else "response.completed"
 
 
 def _place(kind: Any, event: dict[str, Any]) -> tuple[Any, ...]:

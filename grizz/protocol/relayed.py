@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, TypeGuard
 
-from grizz.errors import Code, UpstreamError
+from grizz.protocol import theirs
 from grizz.protocol.compose import Composer
 from grizz.protocol.events import INLINE, OPAQUE, PARTS, NewId, PartKind, part_kind
 from grizz.protocol.items import ROLES
@@ -24,10 +24,8 @@ _HOLDERS[id(OPAQUE["response.reasoning_summary_part.added"])] = "reasoning"
 _PREFIXES = {"message": "msg", "function_call": "fc", "reasoning": "rs", "compaction": "cmp"}
 # Of an item of another kind: servers that check ids look at how they begin.
 _PREFIX = re.compile(r"([a-z]{1,16})_")
-# Only clients say these; from a model they would confuse every later turn.
-_OF_CLIENTS = frozenset({"function_call_output", "item_reference"})
 _LISTS: tuple[str, ...] = ("content", "summary")
-_LONGEST_ID, _LONGEST_TYPE = 1024, 128
+_LONGEST_ID = 1024
 
 
 @dataclass(slots=True, eq=False)
@@ -119,6 +117,9 @@ class Known:
     def _found_or_begun(self, kind: PartKind, event: dict[str, Any]) -> Relayed | None:
         holder = _HOLDERS.get(id(kind))
         found = self.find(event, holder)
+        if found is None and kind is _ARGUMENTS and _is_text(event.get("name")):
+            call = {key: event.get(key) for key in ("name", "call_id")}
+            found = self._open({"type": "function_call", "id": event.get("item_id"), **call}, event.get("output_index"))
         if found is None and holder in (None, "message", "reasoning"):
             obj = {"type": holder or "message", "id": event.get("item_id")}
             found = self._open(obj, event.get("output_index"))
@@ -132,7 +133,7 @@ class Known:
 
     def added(self, obj: Any, place: Any) -> None:
         """An item is announced. A call without its name waits until that is known."""
-        obj = _item(obj)
+        obj = theirs.item(obj)
         known = self._by_id.get(obj["id"]) if isinstance(obj.get("id"), str) else None
         if known is not None and not known.item.closed:
             return
@@ -142,9 +143,9 @@ class Known:
 
     def part_added(self, kind_name: str, event: dict[str, Any]) -> None:
         """A part is announced."""
-        given = event.get("part")
+        given = theirs.part(event.get("part"))
         if not isinstance(given, dict) or not isinstance(given.get("type"), str):
-            raise garbage("a part without a type")
+            raise theirs.garbage("a part without a type")
         kind = part_kind(kind_name, given.get("type"))
         found = self._found_or_begun(kind, event)
         if found is None or found.item.closed or found.item.obj["type"] not in ("message", "reasoning"):
@@ -186,8 +187,8 @@ class Known:
         sealed = kind == "compaction" or (kind == "reasoning" and (self._sealed or obj.get("encrypted_content")))
         if sealed and _is_text(given) and len(given) <= _LONGEST_ID and given not in self._ids:
             return given
-        theirs = _PREFIX.match(given) if _is_text(given) else None
-        return self._new_id(_PREFIXES.get(kind) or (theirs[1] if theirs else "item"))
+        prefix = _PREFIX.match(given) if _is_text(given) else None
+        return self._new_id(_PREFIXES.get(kind) or (prefix[1] if prefix else "item"))
 
     def _call_id(self, given: Any) -> str:
         """Ids that are missing, or used twice in one answer, would make the tool's output ambiguous."""
@@ -227,7 +228,7 @@ class Known:
 
     def part_done(self, kind_name: str, event: dict[str, Any]) -> None:
         """A part is over."""
-        given = event.get("part")
+        given = theirs.part(event.get("part"))
         found = self.find(event)
         part = found.item.part if found is not None else None
         if found is None or part is None or not found.is_at(_at(OPAQUE[kind_name.replace(".done", ".added")], event)):
@@ -238,7 +239,7 @@ class Known:
 
     def done(self, obj: Any, event: dict[str, Any]) -> None:
         """An item is over, announced or not."""
-        obj = _item(obj)
+        obj = theirs.item(obj)
         found = self.find({"item_id": obj.get("id"), "output_index": event.get("output_index")}, obj["type"])
         if found is None:
             found = self._announced_late(obj, event.get("output_index"))
@@ -246,7 +247,7 @@ class Known:
 
     def settle(self, output: Iterable[Any]) -> None:
         """The upstream's whole output: what is open ends as it says there, what never came comes now."""
-        items = [_item(obj) for obj in output]
+        items = [theirs.item(obj) for obj in output]
         # Some servers have other ids in the end than before; by their kinds it shows whether any are missing.
         missing = Counter(obj["type"] for obj in items)
         missing.subtract(found.item.obj["type"] for found in self._all)
@@ -269,7 +270,7 @@ class Known:
 
     def _announced_late(self, obj: dict[str, Any], place: Any) -> Relayed:
         if obj["type"] == "function_call" and not _is_text(obj.get("name")):
-            raise garbage("a tool call without a name")
+            raise theirs.garbage("a tool call without a name")
         return self._open(obj, place)
 
     def _finish(self, found: Relayed, obj: dict[str, Any]) -> None:
@@ -331,21 +332,6 @@ class Known:
         text = part.text()
         if len(whole) > len(text) and whole.startswith(text):
             self._composer.append(part, whole[len(text) :])
-
-
-def garbage(what: str) -> UpstreamError:
-    """The failure of an upstream that sends what is no answer."""
-    return UpstreamError(Code.SERVER_ERROR, f"the upstream sent {what}", result="truncated")
-
-
-def _item(obj: Any) -> dict[str, Any]:
-    kind = obj.get("type") if isinstance(obj, dict) else None
-    if not isinstance(kind, str) or not 0 < len(kind) <= _LONGEST_TYPE:
-        raise garbage("an item without a type")
-    if kind in _OF_CLIENTS:
-        raise garbage(f"an item that only clients have, {kind}")
-    whole: dict[str, Any] = obj
-    return whole
 
 
 def _at(kind: PartKind, event: dict[str, Any]) -> tuple[str, Any]:

@@ -1,6 +1,8 @@
 """Server-sent events: bytes to payloads, events to bytes (WHATWG HTML §9.2).
 
-Only `data` matters to the chat dialects read here, so that is all the decoder keeps.
+Only `data` matters to the chat dialects read here, so that is all the decoder keeps. A server that does not stream,
+or fails too early to, answers with one object of JSON instead: a body with a line that begins with `{`, as no line of
+a stream does, is one payload from there to its end.
 """
 
 from __future__ import annotations
@@ -32,6 +34,7 @@ class Decoder:
         self._size = 0
         self._after_cr = False
         self._started = False
+        self._bare = False
 
     def feed(self, chunk: bytes) -> list[bytes]:
         """The payloads completed by `chunk`, in order.
@@ -51,18 +54,25 @@ class Decoder:
         for line in lines:
             if large:
                 self._check(line)
-            if not line:
-                if self._data:
-                    payloads.append(self._take())
+            if self._bare:
+                self._hold(line)
+            elif not line:
+                if self._data and (payload := self._take()):
+                    payloads.append(payload)
             elif line.startswith(b"data:"):
-                self._keep(line)
+                self._hold(line[6:] if line[5:6] == b" " else line[5:])
+            elif line.lstrip().startswith(b"{"):
+                self._bare = True
+                self._hold(line)
         self._check(self._tail)
         return payloads
 
     def close(self) -> list[bytes]:
-        """What is complete but for its blank line: some servers end without one."""
+        """What is complete but for its blank line: some servers end without one. And a body that was no stream."""
         payloads = self.feed(b"\n\n") if self._tail or self._data else []
         self._tail = b""
+        if self._bare and (payload := self._take()):
+            payloads.append(payload)
         return payloads
 
     def _check(self, line: bytes) -> None:
@@ -74,10 +84,9 @@ class Decoder:
         payload = self._data[0] if len(self._data) == 1 else b"\n".join(self._data)
         self._data.clear()
         self._size = 0
-        return payload
+        return payload.strip()  # nothing is left of what some send to keep a connection open
 
-    def _keep(self, line: bytes) -> None:
-        value = line[6:] if line[5:6] == b" " else line[5:]
+    def _hold(self, value: bytes) -> None:
         self._data.append(value)
         self._size += len(value) + 1  # a line may be empty, and a million of them must not be free
 

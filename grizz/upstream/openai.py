@@ -19,8 +19,10 @@ import openai
 from openai import AsyncAPIResponse, AsyncOpenAI, DefaultAsyncHttpxClient
 
 from grizz.errors import Code, UpstreamError
+from grizz.protocol import echo
 from grizz.upstream.base import Chunks
 from grizz.upstream.http import AiohttpTransport, Body, fresh_connection
+from grizz.upstream.manners import Manners
 from grizz.upstream.retry_after import retry_after_s
 
 # Within so many seconds of sending, a connection that breaks before any answer was a pooled one that the server had
@@ -29,8 +31,8 @@ _STALE_S = 2.0
 _LIST_MODELS_S = 5.0
 # A key shorter than that is a placeholder of a local server, and may be a word of any text.
 _SHORT_KEY = 8
-# How servers without a code for it say that a conversation is too long: vLLM and others, llama.cpp.
-_TOO_LONG = ("maximum context length", "available context size")
+# Characters of a refusal that clients are shown.
+_MAX_DETAIL = 1000
 
 
 class OpenAIUpstream:
@@ -64,6 +66,7 @@ class OpenAIUpstream:
         self._most = max_connections
         self._places = asyncio.Semaphore(max_connections)
         self._busy = 0
+        self._manners = Manners()
         self._hidden = _hidden(base_url, api_key)
         # One more than may be asked at a time, for the list of models: nobody ever waits for the pool itself.
         transport = AiohttpTransport(
@@ -98,7 +101,7 @@ class OpenAIUpstream:
         try:
             with _Translating(self):
                 async with AsyncExitStack() as stack:
-                    response = (await self._begin(stack, body, may_resend)).http_response.extensions["aiohttp"]
+                    response = (await self._ask(stack, body, may_resend)).http_response.extensions["aiohttp"]
                     yield stack.enter_context(closing(Body(response, self._idle_timeout_s, self.of_network)))
         finally:
             self._busy -= 1
@@ -113,6 +116,18 @@ class OpenAIUpstream:
                 f"the upstream is busy with {self._most} requests, and none ended within {self._connect_timeout_s:g} s"
             )
             raise UpstreamError(Code.SERVER_ERROR, text, result="busy") from None
+
+    async def _ask(
+        self, stack: AsyncExitStack, body: dict[str, Any], may_resend: Callable[[], bool]
+    ) -> AsyncAPIResponse[Any]:
+        """Send the request; again, at once, when it was refused for what can be said otherwise."""
+        while True:
+            fitting = self._manners.fit(body)
+            try:
+                return await self._begin(stack, fitting, may_resend)
+            except openai.APIStatusError as error:
+                if not self._manners.learn(fitting, error.status_code, error.response.text):
+                    raise
 
     async def _begin(
         self, stack: AsyncExitStack, body: dict[str, Any], may_resend: Callable[[], bool]
@@ -151,21 +166,23 @@ class OpenAIUpstream:
         try:
             with _Translating(self):
                 async with asyncio.timeout(_LIST_MODELS_S):
-                    page = await self._client.models.list()
-            return [self._described(model) for model in page.data or ()]
+                    page = await self._client.get("/models", cast_to=object)
+            # Some servers give the bare list, and some a null where they have none.
+            listed: Any = page["data"] if isinstance(page, dict) else page
+            return [self._described(model) for model in listed or ()]
         except TimeoutError:
             text = f"the upstream did not list its models within {_LIST_MODELS_S:g} s"
             raise UpstreamError(Code.SERVER_ERROR, text, result="timeout_total") from None
-        except (AttributeError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             text = "the upstream's list of models is of another shape"
             raise UpstreamError(Code.SERVER_ERROR, text, result="truncated") from error
 
     def _described(self, model: Any) -> dict[str, Any]:
-        if not isinstance(model.id, str):
+        if not isinstance(model["id"], str):
             raise TypeError("a model without a name")
-        created = int(getattr(model, "created", 0) or 0)
-        owner = str(getattr(model, "owned_by", "") or self.name)
-        return {"id": model.id, "object": "model", "created": created, "owned_by": owner}
+        created = int(model.get("created") or 0)
+        owner = str(model.get("owned_by") or self.name)
+        return {"id": model["id"], "object": "model", "created": created, "owned_by": owner}
 
     def discreet(self, text: str) -> str:
         """See `Upstream.discreet`."""
@@ -258,7 +275,7 @@ def _of_status(error: openai.APIStatusError) -> UpstreamError:
             Code.SERVER_ERROR, said, result="5xx", retryable=True, retry_after_s=pause_s, unready=status == 503
         )
     result = str(status) if status in (401, 403, 404) else "400"
-    if error.code == "context_length_exceeded" or any(words in text.lower() for words in _TOO_LONG):
+    if error.code == "context_length_exceeded" or echo.says_too_long(text):
         return UpstreamError(Code.CONTEXT_LENGTH, text or said, result=result)
     if status in (401, 403):
         # The key is the operator's, so the client is told no more than that.
@@ -269,7 +286,12 @@ def _of_status(error: openai.APIStatusError) -> UpstreamError:
 
 
 def _message(error: openai.APIStatusError) -> str:
-    body = error.body
-    if isinstance(body, dict) and isinstance(body.get("message"), str):
-        return str(body["message"])
-    return ""
+    """What the server said: `error.message` as OpenAI has it, `error` or `detail` as others do, or a line of text."""
+    body: Any = error.body
+    if isinstance(body, str):  # no JSON, perhaps: a proxy's page and what has no end are no business of the clients
+        return body if len(body) <= _MAX_DETAIL and not body.lstrip().startswith("<") else ""
+    if isinstance(body, dict):
+        body = body.get("message") or body.get("detail")
+    if isinstance(body, list):  # FastAPI's, of all that is wrong with a request
+        body = "; ".join(str(one.get("msg") or one) for one in body if isinstance(one, dict))
+    return body[:_MAX_DETAIL] if isinstance(body, str) else ""

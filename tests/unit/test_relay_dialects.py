@@ -251,3 +251,131 @@ def test_the_settings_in_force_there_are_shown_where_they_are_of_the_right_kind(
     assert shown["billing"] == {"payer": "x"}
     assert (shown["metadata"], shown["previous_response_id"]) == ({}, None)
     assert "conversation" not in shown
+
+
+def test_an_answer_that_was_cut_is_incomplete_though_its_last_event_is_called_completed() -> None:
+    """As in vLLM."""
+    events = relayed.answer(relayed.message(0, "a"))
+    events[-1]["response"] |= {"status": "incomplete", "incomplete_details": {"reason": "max_output_tokens"}}
+    ended = heard(*events)[-1]["response"]
+    assert (ended["status"], ended["incomplete_details"]) == ("incomplete", {"reason": "max_output_tokens"})
+
+
+def test_an_answer_that_failed_has_failed_though_its_last_event_is_called_completed() -> None:
+    events = relayed.answer(relayed.message(0, "a"))
+    events[-1]["response"] |= {"status": "failed", "error": {"code": "rate_limit_exceeded", "message": "slow down"}}
+    with pytest.raises(UpstreamError, match="slow down") as caught:
+        heard(*events)
+    assert caught.value.code.value == "rate_limit_exceeded"
+
+
+def test_deltas_of_parts_and_an_end_called_done_are_understood() -> None:
+    """As OpenRouter describes its own."""
+    events = relayed.answer(relayed.message(0, "a", "b"), told=False)
+    kept = [event for event in events if event["type"] not in ("response.output_text.done", "response.in_progress")]
+    names = {"response.output_text.delta": "response.content_part.delta", "response.completed": "response.done"}
+    told = heard(*({**event, "type": names.get(event["type"], event["type"])} for event in kept))
+    assert told[-1]["type"] == "response.completed"
+    assert output(told)[0]["content"][0]["text"] == "ab"
+    assert told[-1]["response"]["usage"]["total_tokens"] == 8
+
+
+@pytest.mark.parametrize("status", ["completed", "incomplete"])
+def test_a_response_alone_is_the_answer_of_a_server_that_does_not_stream(status: str) -> None:
+    response = relayed.answer(relayed.message(0, "a", "b"), relayed.call(1, "{}"))[-1]["response"]
+    told = heard({**response, "status": status, "incomplete_details": {"reason": "content_filter"}})
+    assert told[-1]["type"] == f"response.{status}"
+    assert [item["type"] for item in output(told)] == ["message", "function_call"]
+
+
+def test_a_response_alone_that_failed_says_why() -> None:
+    response = {**relayed.R, "status": "failed", "error": {"code": "model_not_found", "message": "no such model"}}
+    with pytest.raises(UpstreamError, match="no such model") as caught:
+        heard(response)
+    assert caught.value.code.value == "model_not_found"
+
+
+def test_a_response_alone_that_still_runs_is_no_answer() -> None:
+    with pytest.raises(UpstreamError, match="without a type"):
+        heard(relayed.R)
+
+
+def test_half_a_letter_does_not_end_an_answer() -> None:
+    made = composer()
+    relay = Relay(made, new_id=lambda prefix: prefix)
+    for event in relayed.answer(relayed.message(0, "X")):
+        relay.feed(orjson.dumps(event).replace(b'"X"', rb'"\ud83d"'))
+    made.finish(completed_at=2, **relay.end())
+    assert orjson.loads(made.take()[-1].data)["response"]["output"][0]["content"][0]["text"] == "\ufffd"
+
+
+MESSAGE = {"id": "m", "type": "message", "role": "assistant", "status": "completed"}
+THOUGHT = {"id": "r", "type": "reasoning", "summary": []}
+CALL = {"id": "f", "type": "function_call", "call_id": "c", "name": "f"}
+
+
+@pytest.mark.parametrize(
+    ("item", "home", "said"),
+    [
+        ({**MESSAGE, "content": "hi"}, "content", ("output_text", "hi")),
+        ({**MESSAGE, "content": [{"type": "text", "text": "hi"}]}, "content", ("output_text", "hi")),
+        ({**THOUGHT, "summary": "hm"}, "summary", ("summary_text", "hm")),
+        ({**THOUGHT, "content": "hm"}, "summary", ("summary_text", "hm")),
+        ({**THOUGHT, "content": [{"type": "text", "text": "hm"}]}, "summary", ("summary_text", "hm")),
+    ],
+)
+@pytest.mark.parametrize("told", [False, True], ids=["as an item", "in the end"])
+def test_texts_of_items_become_parts_of_the_usual_kinds(
+    item: Event, home: str, said: tuple[str, str], told: bool
+) -> None:
+    done = relayed.done(0, item)
+    last = relayed.answer([done])[-1] if told else relayed.answer([done], told=False)[-1]
+    (found,) = output(heard(last) if told else heard(done, last))
+    assert [(part["type"], part["text"]) for part in found[home]] == [said]
+
+
+def test_an_announced_part_that_is_called_text_is_one() -> None:
+    place = {"item_id": "m", "output_index": 0, "content_index": 0}
+    told = heard(
+        relayed.added(0, {**MESSAGE, "content": []}),
+        {"type": "response.content_part.added", **place, "part": {"type": "text", "text": ""}},
+        {"type": "response.output_text.delta", **place, "delta": None},
+        {"type": "response.output_text.delta", **place, "delta": "hi"},
+        {"type": "response.content_part.done", **place, "part": {"type": "text", "text": "hi"}},
+        relayed.answer()[-1],
+    )
+    (part,) = output(told)[0]["content"]
+    assert (part["type"], part["text"], part["annotations"]) == ("output_text", "hi", [])
+
+
+@pytest.mark.parametrize("announced", [False, True])
+def test_arguments_that_are_no_text_become_one(announced: bool) -> None:
+    begun = [relayed.added(0, {**CALL, "arguments": ""})] if announced else []
+    told = heard(*begun, relayed.done(0, {**CALL, "arguments": {"a": 1}}), relayed.answer()[-1])
+    assert output(told)[0]["arguments"] == '{"a":1}'
+
+
+def test_a_call_that_only_its_arguments_announce_is_known_by_its_name() -> None:
+    place = {"item_id": "f", "output_index": 0}
+    told = heard(
+        {"type": "response.function_call_arguments.delta", **place, "delta": "{"},
+        {"type": "response.function_call_arguments.done", **place, "name": "f", "arguments": "{}"},
+        relayed.answer()[-1],
+    )
+    (call,) = output(told)
+    assert (call["name"], call["arguments"], call["status"]) == ("f", "{}", "completed")
+    assert call["call_id"]
+
+
+@pytest.mark.parametrize(
+    "usage",
+    [
+        {"input_tokens": 3.0, "output_tokens": 4.0},
+        {"prompt_tokens": 3, "completion_tokens": 4, "total_tokens": 7},
+    ],
+)
+def test_usage_in_other_words_and_numbers_is_counted(usage: Event) -> None:
+    last = relayed.answer(relayed.message(0, "a"))[-1]
+    last["response"]["usage"] = usage
+    told = heard(last)[-1]["response"]["usage"]
+    assert [told[key] for key in ("input_tokens", "output_tokens", "total_tokens")] == [3, 4, 7]
