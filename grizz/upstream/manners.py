@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import orjson
+
 from grizz.protocol import roles
 
 # The two names of the same bound.
@@ -22,7 +24,7 @@ _NO_SYSTEM = ("system role not supported", "system role is not supported", "does
 
 
 class Manners:
-    """Learns once and for all requests to come; knows nothing until then.
+    """Learns once and for all requests to come for a model; knows nothing until then.
 
     Only what clients did not choose: `stream_options`, which Grizz adds to count tokens and older servers do not know;
     the name of the bound on tokens; and who is said to speak, where a template cannot say it otherwise. All else is
@@ -49,6 +51,10 @@ class Manners:
     def learn(self, body: dict[str, Any], status: int, refusal: str) -> bool:
         """Does the refusal of this body say what can be said otherwise, or not at all? Ends: it learns each once."""
         said = refusal.lower()
+        own = orjson.dumps(body).decode().lower()
+        names = ("stream_options", *_BOUNDS)
+        if any(words in own for words in (*_SYSTEM_LATE, *_NO_SYSTEM)) or any(own.count(name) > 1 for name in names):
+            return False  # it may quote the client, and no client decides for others how they are asked
         if "messages" in body and self._learn_roles(said):  # a template that fails is a 500 to some servers
             return True
         if status not in (400, 422):

@@ -31,6 +31,8 @@ _STALE_S = 2.0
 _LIST_MODELS_S = 5.0
 # A key shorter than that is a placeholder of a local server, and may be a word of any text.
 _SHORT_KEY = 8
+# Models whose manners are remembered; of others they are learned anew at each request.
+_MAX_MANNERS = 1000
 # Characters of a refusal that clients are shown.
 _MAX_DETAIL = 1000
 
@@ -66,7 +68,8 @@ class OpenAIUpstream:
         self._most = max_connections
         self._places = asyncio.Semaphore(max_connections)
         self._busy = 0
-        self._manners = Manners()
+        # By model: one address may have many, each with a template of its own.
+        self._manners: dict[str, Manners] = {}
         self._hidden = _hidden(base_url, api_key)
         # One more than may be asked at a time, for the list of models: nobody ever waits for the pool itself.
         transport = AiohttpTransport(
@@ -121,13 +124,17 @@ class OpenAIUpstream:
         self, stack: AsyncExitStack, body: dict[str, Any], may_resend: Callable[[], bool]
     ) -> AsyncAPIResponse[Any]:
         """Send the request; again, at once, when it was refused for what can be said otherwise."""
+        model = str(body.get("model"))
+        manners = self._manners.get(model) or Manners()
         while True:
-            fitting = self._manners.fit(body)
+            fitting = manners.fit(body)
             try:
                 return await self._begin(stack, fitting, may_resend)
             except openai.APIStatusError as error:
-                if not self._manners.learn(fitting, error.status_code, error.response.text):
+                if not manners.learn(fitting, error.status_code, error.response.text):
                     raise
+                if len(self._manners) < _MAX_MANNERS:
+                    manners = self._manners.setdefault(model, manners)
 
     async def _begin(
         self, stack: AsyncExitStack, body: dict[str, Any], may_resend: Callable[[], bool]

@@ -60,6 +60,16 @@ async def test_a_server_that_does_not_know_stream_options_is_asked_without_from_
     assert ["stream_options" in body for body in asked] == [True, False, False]
 
 
+async def test_what_one_model_refuses_another_of_the_same_server_is_still_asked() -> None:
+    refusal = "Unrecognized field: stream_options"
+    asked = Bodies(lambda body: refusal if "stream_options" in body and body["model"] == "old" else "")
+    async with in_front_of(asked) as grizz:
+        for model in ("old", "new", "old"):
+            assert (await ask(grizz, model=model))["status"] == "completed"
+    told = [(body["model"], "stream_options" in body) for body in asked]
+    assert told == [("old", True), ("old", False), ("new", True), ("old", False)]
+
+
 @pytest.mark.parametrize(
     ("knows", "refusal"),
     [

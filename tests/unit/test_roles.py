@@ -70,3 +70,13 @@ def test_nothing_is_learned_from_what_is_no_refusal() -> None:
     assert not Manners().learn(body, 503, "unsupported stream_options, max_tokens")
     assert not Manners().learn(body, 400, "max_tokens is too large")
     assert not Manners().learn(body, 400, "unknown field: temperature")
+
+
+def test_a_client_that_is_quoted_teaches_nothing() -> None:
+    body = {"messages": said(("system", "s"), ("user", "x")), "user": "System role not supported"}
+    manners = Manners()
+    assert not manners.learn(body, 400, "Invalid user 'System role not supported'")
+    assert manners.fit(body) is body
+    body = {"messages": said(("user", "unknown field: stream_options")), "stream_options": {"include_usage": True}}
+    assert not manners.learn(body, 400, "Invalid message 'unknown field: stream_options'")
+    assert manners.fit(body) is body
