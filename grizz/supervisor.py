@@ -19,14 +19,15 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import NoReturn
 
 import grizz.scaled  # noqa: F401  # before the fork, not after it in each process
 from grizz.app import serve
-from grizz.config import Settings, address_of
+from grizz.config import Settings, address_of, change
+from grizz.errors import ConfigError
 from grizz.telemetry import logs
 
 log = logging.getLogger(__name__)
@@ -77,12 +78,14 @@ class _Slot:
         since: when it was started, or when the next one is due.
         rest_s: how long the next one waits.
         ready: it has said that it listens.
+        outdated: the settings were read again before it could hear of it.
     """
 
     pid: int = 0
     since: float = 0.0
     rest_s: float = _FIRST_REST_S
     ready: bool = False
+    outdated: bool = False
 
 
 class _Group:
@@ -127,9 +130,20 @@ class _Group:
     def _start_due(self) -> None:
         for number, slot in enumerate(self._slots):
             if not slot.pid and not self._asked and slot.since <= time.monotonic():
-                slot.since, slot.ready = time.monotonic(), False
-                sys.stderr.flush()
-                slot.pid = os.fork() or self._be(number)
+                slot.since, slot.outdated = time.monotonic(), False
+                self._fork(number, slot)
+
+    def _fork(self, number: int, slot: _Slot) -> None:
+        sys.stderr.flush()
+        # A signal in between would be the new one's and be written into the pipe that both have yet.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+        try:
+            slot.pid = os.fork() or self._be(number, before)
+        except OSError as error:  # no memory, or too many processes: the others go on
+            self._rest(slot)
+            log.error("a process cannot be started", extra={"number": number, "err": str(error)})
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     def _wait(self) -> None:
         """Until something happens, or is due."""
@@ -140,7 +154,7 @@ class _Group:
         )
         if self._tidings[0] in ready:
             for number in os.read(self._tidings[0], 4096):
-                self._slots[number].ready = True
+                self._on_ready(self._slots[number])
         if self._signals[0] in ready:
             for signum in os.read(self._signals[0], 4096):
                 self._on_signal(signum)
@@ -157,7 +171,22 @@ class _Group:
         if number in (signal.SIGTERM, signal.SIGINT):
             self._end()
         elif number == signal.SIGHUP:
-            self._tell(signal.SIGHUP)
+            self._reload()
+
+    def _on_ready(self, slot: _Slot) -> None:
+        slot.ready = True
+        if slot.outdated and slot.pid:
+            slot.outdated = False
+            os.kill(slot.pid, signal.SIGHUP)
+
+    def _reload(self) -> None:
+        """All shall read the settings again; and who is started later begins with them. What is wrong, they say."""
+        with contextlib.suppress(ConfigError):
+            self._settings = change(self._settings, self._read_again()).settings
+        for slot in self._slots:
+            if slot.pid and slot.ready:
+                os.kill(slot.pid, signal.SIGHUP)
+            slot.outdated = not slot.ready
 
     def _end(self) -> None:
         """All shall drain; asked again, they end at once."""
@@ -181,28 +210,43 @@ class _Group:
     def _ended(self, number: int, slot: _Slot, status: int) -> None:
         told = {"number": number, "pid": slot.pid, "status": status}
         lasted_s = time.monotonic() - slot.since
-        slot.pid = 0
+        was_ready, slot.pid, slot.ready = slot.ready, 0, False
         if self._asked:
             self._status = self._status or (1 if status else 0)
-        elif not self._complete and not slot.ready:
+        elif not self._complete and not was_ready:
             # It has said why. What one cannot, the others cannot either: a start fails as a whole.
             log.error("a process did not start, so none does", extra=told)
             self._status = status if status > 0 else 1
             self._end()
         else:
-            slot.rest_s = _FIRST_REST_S if lasted_s > _LASTED_S else min(2 * slot.rest_s, _LONGEST_REST_S)
-            slot.since = time.monotonic() + slot.rest_s
-            log.error("a process ended by itself, and is replaced", extra={**told, "in_s": round(slot.rest_s, 1)})
+            if lasted_s > _LASTED_S:
+                slot.rest_s = _FIRST_REST_S
+            self._rest(slot)
+            log.error(
+                "a process ended by itself, and is replaced",
+                extra={**told, "in_s": round(slot.since - time.monotonic(), 1)},
+            )
 
-    def _be(self, number: int) -> NoReturn:
-        """What the new process does."""
+    def _rest(self, slot: _Slot) -> None:
+        """When its next process is due."""
+        slot.since = time.monotonic() + slot.rest_s
+        slot.rest_s = min(2 * slot.rest_s, _LONGEST_REST_S)
+
+    def _be(self, number: int, mask: Iterable[int]) -> NoReturn:
+        """What the new process does.
+
+        Args:
+            mask: of signals, from before they were blocked.
+        """
         status = 1
         try:
             # A Ctrl-C in the terminal is for the parent, which tells the others once.
             os.setpgid(0, 0)
             signal.set_wakeup_fd(-1)
             for each in _SIGNALS:
-                signal.signal(each, signal.SIG_DFL)
+                # A reload before it can is asked for again once it says that it is ready.
+                signal.signal(each, signal.SIG_IGN if each == signal.SIGHUP else signal.SIG_DFL)
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
             logging.getLogger().handlers.clear()  # the parent's, which writes from the loop's thread
             self._held.close()
             for unused in (*self._signals, self._tidings[0], self._lifeline[1]):
@@ -221,7 +265,8 @@ class _Group:
 
     def _say(self, number: int) -> None:
         """To the parent: this process is ready."""
-        os.write(self._tidings[1], bytes([number]))
+        with contextlib.suppress(OSError):  # it has just died, and `_follow` ends this process
+            os.write(self._tidings[1], bytes([number]))
 
 
 def _follow(lifeline: int) -> None:
@@ -231,14 +276,14 @@ def _follow(lifeline: int) -> None:
 
 
 def _hold(host: str, port: int) -> socket.socket:
-    """A socket that has the port, and does not listen: its own processes may, no others.
+    """A socket that has the port, so that 0 becomes one, and does not listen.
 
     Raises:
         OSError: the address cannot be bound.
     """
     family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
     with socket.socket(family, socket.SOCK_STREAM) as probe:
-        # Without SO_REUSEPORT: another installation that shares its port must not be joined by mistake.
+        # Without SO_REUSEPORT: another installation that listens there with it must not be joined by mistake.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         probe.bind(address)
     held = socket.socket(family, socket.SOCK_STREAM)

@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from grizz import __version__
-from grizz.config import Loaded, Settings
+from grizz.config import Loaded, Settings, address_of
 from grizz.config.place import kept_in, path_of
 from grizz.config.schema import MIB
 from grizz.doctor.findings import Finding
@@ -104,23 +104,30 @@ def settings(loaded: Loaded) -> Iterator[Finding]:
 
 
 def port(loaded: Loaded) -> Iterator[Finding]:
-    """Can it be listened on?"""
+    """Can it be listened on, and those of the metrics?"""
     server = loaded.settings.server
-    where = f"{server.host} port {server.port}"
-    family = socket.AF_INET6 if ":" in server.host else socket.AF_INET
+    yield _port("port", server.host, server.port, "--port")
+    if server.metrics_listen:
+        host, first = address_of(server.metrics_listen)
+        for number in range(server.processes if first else 1):
+            yield _port(f"metrics port {number}", host, first + number, "--metrics-listen")
+
+
+def _port(about: str, host: str, port: int, flag: str) -> Finding:
+    where = f"{host} port {port}"
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         with socket.socket(family) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind((server.host, server.port))
+            probe.bind((host, port))
     except PermissionError:
-        yield Finding("port", "bad", f"{where} is not for this user", "choose one above 1023 with --port")
+        return Finding(about, "bad", f"{where} is not for this user", f"choose one above 1023 with {flag}")
     except socket.gaierror as error:
-        yield Finding("port", "bad", f"{server.host} is no address here: {error.strerror}", "set server.host")
+        return Finding(about, "bad", f"{host} is no address here: {error.strerror}", "set another one")
     except OSError as error:
-        advice = "another process listens there, perhaps Grizz itself; stop it, or choose another with --port"
-        yield Finding("port", "bad", f"{where} cannot be listened on: {error.strerror}", advice)
-    else:
-        yield Finding("port", "ok", f"{where} is free")
+        advice = f"another process listens there, perhaps Grizz itself; stop it, or choose another with {flag}"
+        return Finding(about, "bad", f"{where} cannot be listened on: {error.strerror}", advice)
+    return Finding(about, "ok", f"{where} is free")
 
 
 def files(loaded: Loaded) -> Iterator[Finding]:

@@ -150,6 +150,7 @@ class Server:
 
         Raises:
             OSError: the address cannot be bound.
+            ConfigError: that of the metrics cannot.
         """
         self._info["model"] = model
         await self._door.start(self._tasks)
@@ -189,6 +190,8 @@ class Server:
     async def stop_listening(self) -> None:
         """Take no new connections; those there are go on."""
         await self._gate.close()
+        if self._scraping is not None:
+            await self._scraping.stop_listening()
 
     async def close(self) -> None:
         """Send every client away with 1012, so that it comes back and resumes; bounded, stalled ones are cut."""

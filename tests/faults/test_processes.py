@@ -35,6 +35,12 @@ class Group:
         """Of all that were ever started, in the order they became ready."""
         return [int(pid) for pid in re.findall(r" ready .* pid=(\d+)", self.parent.log)]
 
+    async def busy(self, http: aiohttp.ClientSession, name: str = "grizz_connections_open") -> None:
+        """Wait until each has some."""
+        async with asyncio.timeout(30):
+            while not all([await metric(http, one, name) for one in self.each]):
+                await asyncio.sleep(0.05)
+
     async def logged(self, text: str, times: int = 1, within_s: float = 60) -> None:
         async with asyncio.timeout(within_s):
             while self.parent.log.count(text) < times:
@@ -94,16 +100,17 @@ async def test_a_killed_process_is_replaced_and_its_answers_go_on(own_redis: Red
         group_on(nodes, workers__lease_s=2) as group,
         aiohttp.ClientSession() as http,
     ):
-        clients = [Client(http, [group.parent]) for _ in range(12)]
+        clients = [Client(http, [group.parent]) for _ in range(36)]
         async with asyncio.TaskGroup() as asking:
             for client in clients:
-                asking.create_task(client.ask("[[words:200]] [[rate:50]]"))
+                asking.create_task(client.ask("[[words:300]] [[rate:50]]"))
             while any(client.last < 10 for client in clients):
                 await asyncio.sleep(0.05)
+            await group.busy(http)
             os.kill(group.pids()[0], signal.SIGKILL)
         for client in clients:
             client.check()
-            assert client.text == numbers(200)
+            assert client.text == numbers(300)
         assert any(client.closes for client in clients)
         await group.logged(" ready ", times=COUNT + 1)
         assert group.parent.log.count("a process ended by itself, and is replaced") == 1
@@ -128,9 +135,10 @@ async def test_all_drain_together_and_running_answers_finish(own_redis: RedisSer
 async def test_a_second_signal_ends_all_at_once(own_redis: RedisServer, tmp_path: Path) -> None:
     async with nodes_on(own_redis.url, tmp_path) as nodes, group_on(nodes) as group, aiohttp.ClientSession() as http:
         body = {"input": "[[words:1000]] [[rate:10]]", "background": True}
-        for _ in range(COUNT * 4):
+        for _ in range(COUNT * 12):  # each over a connection of its own, wherever that leads
             async with http.post(f"{group.parent.url}/v1/responses", json=body, headers={"Connection": "close"}):
                 pass
+        await group.busy(http, "grizz_jobs_running")
         group.parent.signal(signal.SIGTERM)
         await group.logged("stopping", times=COUNT)
         assert all(map(lives, group.pids()))
@@ -165,6 +173,19 @@ async def test_a_reload_reaches_every_process(own_redis: RedisServer, tmp_path: 
         node.signal(signal.SIGHUP)
         await group.logged('settings reloaded changed=["limits.requests_per_minute"]', times=COUNT)
         assert "not reloaded" not in node.log
+        # Who comes later begins with what was read, and a reload that comes too soon for it is not lost.
+        os.kill(group.pids()[0], signal.SIGKILL)
+        await group.logged("is replaced")
+        config.write_text("[limits]\nrequests_per_minute = 5\n")
+        node.signal(signal.SIGHUP)
+        await group.logged(" ready ", times=COUNT + 1)
+        async with aiohttp.ClientSession() as http, asyncio.timeout(30):
+            seen: list[str | None] = []
+            while len(seen) < 40 or set(seen[-40:]) != {"5"}:
+                headers = {"Connection": "close"}
+                async with http.post(f"{node.url}/v1/responses", json={"input": "hi"}, headers=headers) as answer:
+                    seen.append(answer.headers.get("x-ratelimit-limit-requests"))
+        assert node.popen.poll() is None
         assert "needs a restart" not in node.log
 
 
@@ -180,3 +201,39 @@ async def test_a_start_that_cannot_be_is_given_up_once_and_says_why(own_redis: R
             assert await asyncio.to_thread(other.popen.wait, 60) == 1
         assert "cannot listen" in other.log
         assert " ready " not in other.log
+
+
+async def test_signals_amid_a_start_reach_each_process_once(own_redis: RedisServer, tmp_path: Path) -> None:
+    async with nodes_on(own_redis.url, tmp_path) as nodes:
+        for wait_s in (0.0, 0.002, 0.01, 0.05):
+            node = nodes.launch("--processes", str(COUNT), "--demo")
+            async with asyncio.timeout(60):
+                while not node.log:  # the first of the forks speaks
+                    await asyncio.sleep(0.001)
+            node.signal(signal.SIGHUP)
+            await asyncio.sleep(wait_s)
+            assert await node.end() in (0, 1)  # a process that is told before it listens has not started
+            assert "second signal" not in node.log
+            assert "killed" not in node.log
+
+
+async def test_the_next_process_may_have_the_metrics_port_while_this_one_drains(
+    own_redis: RedisServer, tmp_path: Path
+) -> None:
+    async with nodes_on(own_redis.url, tmp_path) as nodes, aiohttp.ClientSession() as http:
+        listen = f"127.0.0.1:{free_port()}"
+        first = await nodes.start(server__metrics_listen=listen)
+        taken = nodes.launch(server__metrics_listen=listen)
+        assert await asyncio.to_thread(taken.popen.wait, 60) == 2
+        assert f"server.metrics_listen = {listen}: cannot listen there" in taken.log
+        body = {"input": "[[words:480]] [[rate:20]]", "background": True}
+        async with http.post(f"{first.url}/v1/responses", json=body) as answer:
+            assert answer.status == 200
+        first.signal(signal.SIGTERM)
+        async with asyncio.timeout(30):
+            while "stopping" not in first.log:
+                await asyncio.sleep(0.02)
+        await nodes.start(server__metrics_listen=listen)
+        assert first.popen.poll() is None
+        async with http.get(f"http://{listen}/readyz") as answer:
+            assert answer.status == 200

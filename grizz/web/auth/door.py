@@ -75,6 +75,7 @@ class Door:
     def __init__(self, settings: Settings, now: Callable[[], float] = time.time) -> None:
         self._now = now
         self._tickets = Tickets()
+        self._shares_port = settings.server.reuse_port
         self._tasks: TaskOwner | None = None
         self._rules = self._make_rules(settings, None)
 
@@ -262,8 +263,11 @@ class Door:
         """A ticket for one WebSocket of theirs, and for how many seconds it is good.
 
         Raises:
-            RequestError: 503, there are too many.
+            RequestError: 503, there are too many; 400, its user could not come back to this process with it.
         """
+        if self._shares_port:
+            text = "A ticket is good at the process that gave it, and several share this port: show the key or token"
+            raise RequestError(400, Code.INVALID_REQUEST, f"{text} in the first message, or as a subprotocol.")
         lasts_s, now = self._rules.ticket_s, self._now()
         return self._tickets.issue(identity, now + lasts_s, now), lasts_s
 
