@@ -185,7 +185,8 @@ class Transport(Protocol):
         """Its home is about to say more about a job that waits: whoever begins it goes on at `next_seq`. Never waits.
 
         Returns:
-            False: it does not wait any more, and nothing may be said but by its worker.
+            False: it does not wait here any more, and nothing may be said but by its worker: it runs, or is shown to
+                other processes, which begin it where they were told.
         """
 
     def depth(self) -> Depth:

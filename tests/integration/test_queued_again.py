@@ -15,7 +15,6 @@ from grizz.engine import home
 from tests import grammar
 from tests.asking import events_of
 from tests.conftest import Grizz, running_grizz
-from tests.contract.cast import until
 from tests.nodes import Node, nodes_on
 from tests.player import Player, numbers, text_of
 from tests.redis_servers import RedisServer
@@ -126,7 +125,7 @@ async def test_what_is_said_again_in_one_sweep_is_bounded(
         assert said() == before + 3
 
 
-async def test_a_job_that_is_offered_to_other_processes_is_taken_on_there_behind_what_was_said_again(
+async def test_a_job_that_is_offered_to_other_processes_keeps_its_place_among_them(
     own_redis: RedisServer, tmp_path: Path, http: aiohttp.ClientSession
 ) -> None:
     async with (
@@ -134,23 +133,16 @@ async def test_a_job_that_is_offered_to_other_processes_is_taken_on_there_behind
         running_grizz(redis__url=own_redis.url, workers__concurrency=0) as asked,
     ):
         worker = await nodes.start(workers__concurrency=1)
-        third = await nodes.start(workers__concurrency=0)
-        first, second = await busy(http, worker), await Player.connect(http, asked.ws_url)
-        await second.create("[[words:20]]")
-        await second.until("response.queued")
-        reader = await Player.connect(http, socket_of(third))
-        await reader.send({"type": "grizz:attach", "response_id": second.events[0]["response"]["id"]})
-        await again(second, 4)
-        # One entry of it stands on the stream, not one for each time.
-        await until(lambda: own_redis.command("XLEN", stream(own_redis)) <= 2)
+        first = await busy(http, worker)
+        waiting = [await Player.connect(http, asked.ws_url) for _ in range(3)]
+        for player in waiting:
+            await player.create("[[words:20]]")
+            await player.until("response.queued")
+        await asyncio.sleep(2.5)  # five times as long as is waited here before it is said again
         await first.send({"type": "response.cancel"})
-        await second.answer()
-        judge(second.events, numbers(20))
-        await reader.answer()
-        assert text_of(said(reader)) == numbers(20)
-        assert [e for e in said(reader) if "response" in e] == [e for e in second.events if "response" in e]
-        assert asked.demo.requests == 0
-
-
-def stream(server: RedisServer) -> Any:
-    return next(key for key in server.command("KEYS", "*jobs*"))
+        for player in waiting:
+            events = await player.answer()
+            grammar.check(player.events)
+            assert text_of(events) == numbers(20)
+            # To say more its home would have to offer it anew, behind all that came later.
+            assert [event["type"] for event in player.events].count("response.queued") == 1

@@ -233,10 +233,8 @@ class Dispatcher:
             self.papers.write(Delivery(job, attempt, ""))
 
     def advance(self, job_id: str, next_seq: int) -> bool:
-        """See `Transport.advance`; an offer says where the job begins, so another one is made: three commands."""
-        waits = self.ledger.advance(job_id, next_seq)
-        self._show_again(job_id)
-        return waits
+        """See `Transport.advance`. An offer says where its job begins, and a new one would stand behind all others."""
+        return not self.ledger.is_offered(job_id) and self.ledger.advance(job_id, next_seq)
 
     def cancel(self, job_id: str, cause: Cause) -> Found:
         """See `Transport.cancel`."""
