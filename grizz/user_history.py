@@ -84,7 +84,8 @@ def _do(people: People, options: argparse.Namespace) -> int:
     count, done = people.delete(options.user, _TOLD_WITHIN_S)
     print(f"deleted {count}")
     if not done:
-        print("grizz: a running server has not said that it forgot them, too; try again", file=sys.stderr)
+        text = "a server has not said that it forgot them, too: it may have no connection now, or be gone; try again"
+        print(f"grizz: {text}", file=sys.stderr)
     return 0 if done else 1
 
 

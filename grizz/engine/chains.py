@@ -1,7 +1,8 @@
 """Chains of `previous_response_id` that memory has not, or not whole: read from the archive, within two bounds.
 
 What memory has is taken from there. A chain that fits into memory is kept there from then on; a longer one is read
-again for each turn, and lives as long as that turn's answer runs.
+again for each turn, and lives as long as that turn's answer runs. So does one during whose reading
+something was deleted: that must not come back into memory.
 
 A chain may hold as much as the largest request may: who keeps a conversation itself could not send more either. And so
 many turns as a conversation may have items, since each is read for every turn.
@@ -12,13 +13,13 @@ from __future__ import annotations
 import asyncio
 import copy
 
-from grizz.engine.history import History, Turn, read_turns
+from grizz.engine.history import Deletions, History, Turn, read_turns
 from grizz.errors import Code, RequestError
 from grizz.transport.base import Archive
 
 MAX_TURNS = 10_000
 # Read at a time: what an archive answers at once is held as bytes and as objects.
-_BATCH = 200
+_BATCH = 50
 # What of a response the turns after it need.
 _NEEDED = ("status", "output", "conversation", "created_at")
 
@@ -47,6 +48,11 @@ class Chains:
 
         Cancel-safe.
         """
+        with self._history.reading(response_id, owner) as deleted:
+            turn = await self._read(response_id, owner, asked, deleted)
+            return None if deleted.it else turn
+
+    async def _read(self, response_id: str, owner: str, asked: str, deleted: Deletions) -> Turn | None:
         found = await self._fetch([response_id], owner)
         if response_id not in found:
             return None
@@ -69,7 +75,7 @@ class Chains:
                     ancestor.response = {key: ancestor.response.get(key) for key in _NEEDED}
                 chain.append(ancestor)
         chain.reverse()
-        if size <= self._history.max_bytes:
+        if size <= self._history.max_bytes and not deleted.any:
             return self._history.add_chain(chain, asyncio.get_running_loop().time())
         for parent, child in zip(chain, chain[1:], strict=False):
             child.hang_on(parent)
@@ -78,8 +84,9 @@ class Chains:
 
     async def one(self, response_id: str, owner: str) -> Turn | None:
         """A stored turn without its ancestors, and torn for that; kept in memory from then on. Cancel-safe."""
-        found = await self._fetch([response_id], owner)
-        if response_id not in found:
+        with self._history.reading(response_id, owner) as deleted:
+            found = await self._fetch([response_id], owner)
+        if response_id not in found or deleted.it:
             return None
         kept = self._history.peek(response_id, owner)
         if kept is not None:
@@ -87,7 +94,7 @@ class Chains:
         turn, lineage = found[response_id]
         if lineage:
             turn.lost, turn.older = lineage[-1], tuple(lineage)
-        if turn.size <= self._history.max_bytes:
+        if turn.size <= self._history.max_bytes and not deleted.any:
             self._history.add(turn, asyncio.get_running_loop().time())
         return turn
 

@@ -11,8 +11,9 @@ whole from there.
 
 from __future__ import annotations
 
+import contextlib
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -149,6 +150,22 @@ class Turn:
         return said
 
 
+@dataclass(slots=True, eq=False)
+class Deletions:
+    """What is deleted while somebody reads a turn and its ancestors elsewhere.
+
+    Attributes:
+        response_id: of the turn that was asked for.
+        it: that one was deleted.
+        any: something was, perhaps an ancestor: what was read before must not be kept here.
+    """
+
+    response_id: str
+    owner: str
+    it: bool = False
+    any: bool = False
+
+
 class History:
     """The turns of everybody, each found by its owner only.
 
@@ -167,6 +184,7 @@ class History:
         self._turns: OrderedDict[str, Turn] = OrderedDict()
         self._item_homes: dict[tuple[str, str], Turn] = {}
         self.bytes = 0
+        self._readers: list[Deletions] = []
 
     def __len__(self) -> int:
         return len(self._turns)
@@ -213,7 +231,7 @@ class History:
                 return False
             turn.scope.turns[turn.id] = None
             if len(turn.scope.turns) > MAX_SCOPED:
-                self.forget(next(iter(turn.scope.turns)))
+                self._drop_if_here(next(iter(turn.scope.turns)))
         self._turns[turn.id] = turn
         self.bytes += turn.size
         for item in turn.response["output"]:
@@ -244,14 +262,28 @@ class History:
             return None
         return next((item for item in turn.response["output"] if item["id"] == item_id), None)
 
+    @contextlib.contextmanager
+    def reading(self, response_id: str, owner: str) -> Iterator[Deletions]:
+        """Learn what is deleted while a turn is read elsewhere: what was read before that must not come back here."""
+        seen = Deletions(response_id, owner)
+        self._readers.append(seen)
+        try:
+            yield seen
+        finally:
+            self._readers.remove(seen)
+
     def forget(self, response_id: str) -> None:
-        """Drop a turn, if it is here."""
-        turn = self._turns.get(response_id)
-        if turn is not None:
-            self._drop(turn)
+        """A turn was deleted: drop it, if it is here."""
+        for reader in self._readers:
+            reader.any = True
+            reader.it = reader.it or reader.response_id == response_id
+        self._drop_if_here(response_id)
 
     def forget_owner(self, owner: str) -> int:
-        """Drop every turn of one owner; how many there were."""
+        """All of one owner's was deleted: drop every turn; how many there were."""
+        for reader in self._readers:
+            if reader.owner == owner:
+                reader.it = reader.any = True
         mine = [turn for turn in self._turns.values() if turn.owner == owner]
         for turn in mine:
             self._drop(turn)
@@ -261,7 +293,7 @@ class History:
         """The connection is gone: drop what only it could continue, now and later."""
         scope.closed = True
         for response_id in list(scope.turns):
-            self.forget(response_id)
+            self._drop_if_here(response_id)
 
     def sweep(self, now: float) -> None:
         """Drop what nobody used for `keep_s`."""
@@ -276,6 +308,11 @@ class History:
             ancestor.used_at = now
             if ancestor.id in self._turns:
                 self._turns.move_to_end(ancestor.id)
+
+    def _drop_if_here(self, response_id: str) -> None:
+        turn = self._turns.get(response_id)
+        if turn is not None:
+            self._drop(turn)
 
     def _drop(self, turn: Turn) -> None:
         del self._turns[turn.id]

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 from grizz.engine.chains import Chains, check_length
-from grizz.engine.history import History, Scope, Turn
+from grizz.engine.history import Deletions, History, Scope, Turn
 from grizz.engine.ids import response_of
 from grizz.engine.peers import Peers
 from grizz.engine.reply import Reply
@@ -238,8 +238,16 @@ class Lookup:
         """A stored turn alone."""
         return None if self._chains is None else await self._chains.one(response_id, owner)
 
-    async def _mended(self, turn: Turn) -> Turn:
-        """A turn of which memory has lost an ancestor: on what the archive has of those, as a copy that may be torn."""
+    async def _mended(self, turn: Turn) -> Turn | None:
+        """A turn of which memory has lost an ancestor: on what the archive has of those, as a copy that may be torn.
+
+        None: it was deleted meanwhile.
+        """
+        with self.history.reading(turn.id, turn.owner) as deleted:
+            mended = await self._hung_on_stored(turn, deleted)
+            return None if deleted.it else mended
+
+    async def _hung_on_stored(self, turn: Turn, deleted: Deletions) -> Turn:
         missing = turn.missing
         assert missing is not None and self._chains is not None
         rest = [copy.copy(one) for one in turn.lineage() if not one.gone]  # what memory drops meanwhile is emptied
@@ -249,7 +257,7 @@ class Lookup:
             rest[0].lost = lost
             return rest[-1]
         chain = [*parent.lineage(), *rest]
-        if sum(one.size for one in chain) <= self.history.max_bytes:
+        if sum(one.size for one in chain) <= self.history.max_bytes and not deleted.any:
             return self.history.add_chain(chain, _now())
         for one in rest:
             one.hang_on(parent)

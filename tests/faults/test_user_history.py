@@ -13,7 +13,7 @@ import aiohttp
 import pytest
 
 from tests.nodes import ROOT, Client, Node, nodes_on
-from tests.redis_servers import RedisServer
+from tests.redis_servers import FaultProxy, RedisServer
 from tests.restarts import House, get, house_in
 
 pytestmark = pytest.mark.timeout(300)
@@ -238,3 +238,44 @@ async def test_in_a_redis_without_a_server_it_does_the_same_and_names_a_right_th
     assert (await command(own_redis, "delete", "--user", owner))[0] == "deleted 1\n"
     assert "secret" not in await all_words(own_redis)
     assert (await command(own_redis, "show"))[0] == "nothing is kept\n"
+
+
+async def test_a_process_without_a_connection_is_not_taken_for_one_that_forgot_nor_waited_for_when_it_is_gone(
+    own_redis: RedisServer, tmp_path: Path
+) -> None:
+    async with (
+        FaultProxy(own_redis.port) as proxy,
+        nodes_on(own_redis.url, tmp_path) as nodes,
+        aiohttp.ClientSession() as http,
+    ):
+        one = await nodes.start(**accounts())
+        cut_off = await nodes.start(redis_url=proxy.url, **accounts())
+        await ask(http, one, "alice", "[[echo:secret-one]]")
+        proxy.mode = "refuse"
+        proxy.reset_all()
+        async with asyncio.timeout(20):
+            while "redis lost" not in cut_off.log:
+                await asyncio.sleep(0.05)
+        kept = await ask(http, cut_off, "alice", "[[echo:secret-two]]")
+        complained = (await command(own_redis, "delete", "--user", "key:alice", status=1))[1]
+        assert "it may have no connection now" in complained
+        assert "a user's history was deleted by a command" in one.log
+        proxy.heal()
+        async with asyncio.timeout(60):
+            while "secret-two" not in await all_words(own_redis):  # as was said
+                await asyncio.sleep(0.1)
+        assert (await command(own_redis, "delete", "--user", "key:alice"))[0] == "deleted 1\n"
+        async with http.get(f"{cut_off.url}/v1/responses/{kept['id']}", headers=head("alice")) as answer:
+            assert answer.status == 404
+        # One that was killed is waited for until another has taken it over.
+        cut_off.kill()
+        assert (await command(own_redis, "delete", "--user", "key:alice", status=1))[0] == "deleted 0\n"
+        (dead,) = silent(own_redis)
+        own_redis.command("SET", f"{{grizz}}:heir:{dead}", "another")
+        assert (await command(own_redis, "delete", "--user", "key:alice"))[0] == "deleted 0\n"
+
+
+def silent(redis: RedisServer) -> list[str]:
+    """The consumers of the group on whose channel nobody listens."""
+    names = [row[1] for row in redis.command("XINFO", "CONSUMERS", "{grizz}:jobs", "grizz")]
+    return [name for name in names if not redis.command("PUBSUB", "NUMSUB", f"{{grizz}}:n:{name}")[1]]

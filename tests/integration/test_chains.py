@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -183,3 +183,71 @@ async def test_a_chain_of_too_many_responses_is_refused(
     ids = await Asker(http, grizz).chain(4)
     error = await Asker(http, grizz).refusal(ids[-1])
     assert error["code"] == "context_length_exceeded" and "at least 4 responses" in error["message"]
+
+
+@pytest.mark.parametrize("left", [0, 1], ids=["read", "mended"])
+@pytest.mark.parametrize("whose", ["its own", "an ancestor's", "the user's"])
+@pytest.mark.parametrize("kind", ["sqlite", "redis"])
+async def test_what_is_deleted_while_it_is_read_does_not_come_back_into_memory(
+    kind: str,
+    whose: str,
+    left: int,
+    tmp_path: Path,
+    redis_server: RedisServer,
+    http: aiohttp.ClientSession,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with running_grizz(**store_of(kind, tmp_path, redis_server)) as grizz:
+        asker, engine = Asker(http, grizz), grizz.app.engine
+        ids = await asker.chain(3)
+        turns = [engine.history._turns[one] for one in ids]
+        for turn in turns[: len(turns) - left]:
+            engine.history._drop(turn)
+        archive = engine.lookup._archive
+        assert archive is not None
+        fetch = archive.fetch
+
+        async def fetch_and_delete(response_ids: Sequence[str]) -> dict[str, bytes]:
+            found = await fetch(response_ids)
+            if ids[0] in response_ids or whose != "an ancestor's":  # the answer is on its way
+                monkeypatch.setattr(archive, "fetch", fetch)
+                if whose == "the user's":
+                    engine.lookup.forget_owner(turns[0].owner)
+                else:
+                    await asker.delete(ids[-1] if whose == "its own" else ids[0])
+            return found
+
+        monkeypatch.setattr(archive, "fetch", fetch_and_delete)
+        status, body = await asker.post("and?", ids[-1])
+        if whose == "an ancestor's":
+            assert status == 200, body  # it was whole when it was asked for
+            assert said_to(grizz) == ["turn 0 ", "turn 1 ", "turn 2 ", "and?"]
+            gone = ids[:1]
+        else:
+            assert (status, body["error"]["code"]) == (400, "previous_response_not_found")
+            gone = ids[-1:] if whose == "its own" else ids
+        assert not [one for one in gone if engine.history.peek(one, turns[0].owner) is not None]
+
+
+async def test_a_turn_that_is_deleted_while_it_is_fetched_is_not_found(
+    tmp_path: Path, http: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running_grizz(history__store="sqlite", history__path=str(tmp_path / "grizz.db")) as grizz:
+        asker, engine = Asker(http, grizz), grizz.app.engine
+        one = await asker.turn("hi")
+        engine.replies.remove(engine.replies.get(one))
+        engine.history._drop(engine.history._turns[one])
+        archive = engine.lookup._archive
+        assert archive is not None
+        fetch = archive.fetch
+
+        async def fetch_and_delete(response_ids: Sequence[str]) -> dict[str, bytes]:
+            found = await fetch(response_ids)
+            monkeypatch.setattr(archive, "fetch", fetch)
+            await asker.delete(one)
+            return found
+
+        monkeypatch.setattr(archive, "fetch", fetch_and_delete)
+        async with http.get(f"{asker.url}/{one}") as answer:
+            assert answer.status == 404
+        assert not len(engine.history)

@@ -3,7 +3,8 @@ at each reply: everything is walked through instead, some hundred keys at a time
 
 A deletion tells the nodes over the channel that all hear (`erase`); each stops and forgets what it has of the user,
 sends what it had still to write, and answers (`erased`) on the command's own channel. What is deleted after that is
-gone for good.
+gone for good. A node that has no connection just then hears nothing, and may write what it has later: who is a consumer
+of the group, and not gone, must have answered, or it is not done.
 """
 
 from __future__ import annotations
@@ -16,15 +17,22 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 import orjson
+from redis.exceptions import ResponseError
 
 from grizz.transport.people import Count
 from grizz.transport.redis.bus import VERSION
 from grizz.transport.redis.connection import Target, pairs
 from grizz.transport.redis.desk import Desk
+from grizz.transport.redis.faults import Fault, fault_of
 from grizz.transport.redis.keys import GROUP, Keys
+from grizz.transport.redis.link import BLOCK_S
 from grizz.transport.redis.shelf import RedisShelf
 
+# Names at a time, and values: one may have megabytes.
 _PAGE = 200
+_VALUES = 20
+# A node that lives reads the stream once in `BLOCK_S`; then it may wait for a quarter of an hour to connect again.
+_GONE_S = BLOCK_S + 1200.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +88,7 @@ class RedisPeople:
 
     async def _counts(self) -> list[Count]:
         sums: dict[str, list[int]] = {}
-        async for found in self._all():
+        async for found in self._all(conversations=True):
             row = sums.setdefault(found.owner, [0, 0, 0, 0])
             row[("response", "unfinished", "conversation").index(found.kind)] += 1
             row[3] += found.size
@@ -109,16 +117,17 @@ class RedisPeople:
     async def _remove(self, owner: str) -> int:
         removed = await self._shelf.delete_all(owner)
         async for found in self._all():
-            if found.owner == owner and found.kind != "conversation":
+            if found.owner == owner:
                 for command in found.removal:
                     await self._desk.ask(*command)
                 removed += 1
         return removed
 
     async def _tell(self, owner: str, within_s: float) -> bool:
-        """Tell all nodes, and wait until as many as have heard it have said that it is done."""
+        """Tell all nodes, and wait until each that hears it, or lives without hearing it, has said that it is done."""
         name = f"erase-{secrets.token_hex(8)}"
         wire = self._target.wire()
+        done: set[str] = set()
         try:
             async with asyncio.timeout(within_s):
                 await wire.open()
@@ -126,21 +135,39 @@ class RedisPeople:
                 part = {"k": "erase", "owner": owner}
                 message = orjson.dumps({"v": VERSION, "from": name, "parts": [part]})
                 heard = await self._desk.ask("PUBLISH", self._keys.everybody, message)
-                done: set[str] = set()
                 while len(done) < heard:
                     done |= _erased(await wire.next())
         except TimeoutError:
             return False
         finally:
             await wire.close()
-        return True
+        return not await self._deaf(done)
 
-    async def _all(self) -> AsyncIterator[_Found]:
-        """Everything that is kept, of everybody."""
+    async def _deaf(self, done: set[str]) -> list[str]:
+        """The nodes that did not hear it and may live: they have no connection now, and will have one again.
+
+        Gone is who was taken over, and whom nobody took over for want of another node, after a while.
+        """
+        try:
+            rows = await self._desk.ask("XINFO", "CONSUMERS", self._keys.jobs, GROUP)
+        except ResponseError as error:
+            if fault_of(error) is Fault.LOST:  # no server ever was here
+                return []
+            raise
+        idle_ms = {row["name"].decode(): int(row["idle"]) for row in map(pairs, rows)}
+        silent = [node for node in idle_ms if node not in done]
+        heirs = await self._desk.ask("MGET", *map(self._keys.heir, silent)) if silent else []
+        left = [node for node, heir in zip(silent, heirs, strict=True) if heir is None]
+        return [node for node in left if idle_ms[node] < _GONE_S * 1000]
+
+    async def _all(self, *, conversations: bool = False) -> AsyncIterator[_Found]:
+        """Every response and unfinished job that is kept, of everybody, once; and on demand the conversations."""
         async for names in self._names(self._keys.turn("*")):
-            for name, data in zip(names, await self._desk.ask("MGET", *names), strict=True):
-                if data is not None and (found := _read("response", data, ("DEL", name))):
-                    yield found
+            for start in range(0, len(names), _VALUES):
+                some = names[start : start + _VALUES]
+                for name, data in zip(some, await self._desk.ask("MGET", *some), strict=True):
+                    if data is not None and (found := _read("response", data, ("DEL", name))):
+                        yield found
         async for names in self._names(self._keys.history("*")):
             for name in names:
                 async for field, data in self._fields(name):
@@ -156,6 +183,8 @@ class RedisPeople:
                 removal = (("XACK", stream, GROUP, entry), ("XDEL", stream, entry))
                 if found := _read("unfinished", fields.get("job", b""), *removal[stream == self._keys.dead :]):
                     yield found
+        if not conversations:  # each costs a command, and those of one user are found without
+            return
         async for names in self._names(self._keys.conversation("*")):
             for name in names:
                 if not name.endswith((b":items", b":order")):
@@ -164,27 +193,32 @@ class RedisPeople:
                         yield _Found("conversation", owner.decode(), int(size or 0), None, ())
 
     async def _names(self, pattern: str) -> AsyncIterator[list[bytes]]:
-        """Keys, some at a time. One that is there all the while comes at least once; here each comes once a page."""
+        """Keys, some at a time, each once: a scan may name one that is there all the while more than once."""
         cursor: bytes | int = 0
+        seen: set[bytes] = set()
         while True:
             cursor, names = await self._desk.ask("SCAN", cursor, "MATCH", pattern, "COUNT", _PAGE)
-            if names:
-                yield names
+            if new := [name for name in dict.fromkeys(names) if name not in seen]:
+                seen.update(new)
+                yield new
             if int(cursor) == 0:
                 return
 
     async def _fields(self, name: bytes) -> AsyncIterator[tuple[bytes, bytes]]:
         cursor: bytes | int = 0
+        seen: set[bytes] = set()
         while True:
-            cursor, flat = await self._desk.ask("HSCAN", name, cursor, "COUNT", _PAGE)
+            cursor, flat = await self._desk.ask("HSCAN", name, cursor, "COUNT", _VALUES)
             for field, data in zip(flat[::2], flat[1::2], strict=True):
-                yield field, data
+                if field not in seen:
+                    seen.add(field)
+                    yield field, data
             if int(cursor) == 0:
                 return
 
     async def _entries(self, stream: str) -> AsyncIterator[tuple[bytes, dict[str, bytes]]]:
         since = b"-"
-        while rows := await self._desk.ask("XRANGE", stream, since, "+", "COUNT", _PAGE):
+        while rows := await self._desk.ask("XRANGE", stream, since, "+", "COUNT", _VALUES):
             for entry, fields in rows:
                 yield entry, pairs(fields)
             since = b"(" + rows[-1][0]
