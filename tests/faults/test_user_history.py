@@ -174,7 +174,7 @@ async def test_in_a_redis_all_of_a_user_is_found_without_an_index_and_deleted_at
         theirs = await ask(http, one, "bob", "[[echo:his-own]]")
         running = await ask(http, one, "alice", "[[words:900]] [[rate:20]] secret-later", background=True)
         elsewhere = await ask(http, two, "alice", "[[words:900]] [[rate:20]] secret-later", background=True)
-        bobs = asyncio.create_task(Bob(http, [two]).ask("[[words:150]] [[rate:50]]"))
+        bobs = asyncio.create_task(Bob(http, [two]).ask("[[words:500]] [[rate:50]]"))
         async with asyncio.timeout(30):
             while nodes.demo.active < 3 or "secret-4" not in await all_words(own_redis):
                 await asyncio.sleep(0.05)
