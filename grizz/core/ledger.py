@@ -133,12 +133,12 @@ class Ledger:
         self._leased[delivery.job.id] = entry
 
     def advance(self, job_id: str, next_seq: int) -> bool:
-        """A job that waits, offered or not, begins at another number: more was said about it. False: it does not wait.
+        """A job that waits here begins at another number: more was said about it. False: it does not.
 
-        Who was shown an offered one does not know that: it must be offered anew.
+        An offered one begins where its offer says: another offer would stand behind all newer ones.
         """
         entry = self._entries.get(job_id)
-        if entry is None or entry.state not in (State.QUEUED, State.OFFERED):
+        if entry is None or entry.state is not State.QUEUED:
             return False
         entry.job = dataclasses.replace(entry.job, next_seq=next_seq)
         return True

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 
 import pytest
@@ -58,13 +57,11 @@ class Histories(RuleBasedStateMachine):
         if not self.alive:
             return
         job_id = data.draw(st.sampled_from(sorted(self.alive)))
-        waits = job_id in self.waiting_bytes
+        waits = job_id in self.waiting_bytes and job_id not in self.offered
         assert self.ledger.advance(job_id, seq) == waits
         if waits:
             job = next(job for job, _ in self.ledger.jobs() if job.id == job_id)
             assert job.next_seq == seq
-            if job_id in self.offered:
-                self.offered[job_id] = dataclasses.replace(self.offered[job_id], job=job)
 
     @rule()
     def offer(self) -> None:

@@ -233,8 +233,8 @@ class Dispatcher:
             self.papers.write(Delivery(job, attempt, ""))
 
     def advance(self, job_id: str, next_seq: int) -> bool:
-        """See `Transport.advance`. An offer says where its job begins, and a new one would stand behind all others."""
-        return not self.ledger.is_offered(job_id) and self.ledger.advance(job_id, next_seq)
+        """See `Transport.advance`."""
+        return self.ledger.advance(job_id, next_seq)
 
     def cancel(self, job_id: str, cause: Cause) -> Found:
         """See `Transport.cancel`."""
