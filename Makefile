@@ -43,10 +43,10 @@ fmt: $(DEV) ## format the code and mend what can be mended safely
 	@$(BIN)/python -m ruff format .
 
 bench: $(RUN) ## measure speed and memory on this machine, beside the least that Python can do
-	@$(BIN)/python benchmarks/run.py $(ARGS)
+	@$(BIN)/python -m benchmarks.speed $(ARGS)
 
 edges: $(RUN) ## measure the limits: idle and stalled clients, a stop, lag, memory
-	@$(BIN)/python benchmarks/edges.py $(ARGS)
+	@$(BIN)/python -m benchmarks.edges $(ARGS)
 
 cost: $(DEV) ## count what Grizz sends to Redis, beside other designs
 	@$(BIN)/python benchmarks/redis_cost.py $(ARGS)

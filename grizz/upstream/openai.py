@@ -10,13 +10,15 @@ from __future__ import annotations
 import asyncio
 import errno
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, closing
+from contextlib import AsyncExitStack, asynccontextmanager, closing
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
 import aiohttp
+import httpx2
 import openai
-from openai import AsyncAPIResponse, AsyncOpenAI, DefaultAsyncHttpxClient
+import orjson
+from openai import AsyncOpenAI, DefaultAsyncHttpxClient
 
 from grizz.errors import Code, UpstreamError
 from grizz.protocol import echo
@@ -104,7 +106,7 @@ class OpenAIUpstream:
         try:
             with _Translating(self):
                 async with AsyncExitStack() as stack:
-                    response = (await self._ask(stack, body, may_resend)).http_response.extensions["aiohttp"]
+                    response = (await self._ask(stack, body, may_resend)).extensions["aiohttp"]
                     yield stack.enter_context(closing(Body(response, self._idle_timeout_s, self.of_network)))
         finally:
             self._busy -= 1
@@ -122,7 +124,7 @@ class OpenAIUpstream:
 
     async def _ask(
         self, stack: AsyncExitStack, body: dict[str, Any], may_resend: Callable[[], bool]
-    ) -> AsyncAPIResponse[Any]:
+    ) -> httpx2.Response:
         """Send the request; again, at once, when it was refused for what can be said otherwise."""
         model = str(body.get("model"))
         manners = self._manners.get(model) or Manners()
@@ -138,7 +140,7 @@ class OpenAIUpstream:
 
     async def _begin(
         self, stack: AsyncExitStack, body: dict[str, Any], may_resend: Callable[[], bool]
-    ) -> AsyncAPIResponse[Any]:
+    ) -> httpx2.Response:
         """Send the request; once more, at once, if it went into a pooled connection that had been dropped.
 
         Whether it was a pooled one is not to be seen from here, so a server that breaks at each request may look the
@@ -157,16 +159,22 @@ class OpenAIUpstream:
         with fresh_connection():  # others in the pool may have been dropped as well
             return await stack.enter_async_context(self._create(body))
 
-    def _create(self, body: dict[str, Any]) -> AbstractAsyncContextManager[AsyncAPIResponse[Any]]:
-        # `extra_body` goes as it is, and over the rest. As an argument each message would be matched with the package's
-        # types, which takes 0.2 ms, on the loop; ours come from `protocol/chat.py` and `protocol/responses.py`.
-        if self._api == "responses":
-            return self._client.responses.with_streaming_response.create(
-                model="", input="", stream=True, extra_body=body
-            )
-        return self._client.chat.completions.with_streaming_response.create(
-            model="", messages=(), stream=True, extra_body=body
+    @asynccontextmanager
+    async def _create(self, body: dict[str, Any]) -> AsyncIterator[httpx2.Response]:
+        # The package's `post`, as for an API that it does not know: its methods match each argument with their types,
+        # 0.2 ms a message and 0.3 ms for none, and it makes an idempotency key that is sent nowhere (measured). The
+        # body comes from `protocol/chat.py` and `protocol/responses.py`.
+        response = await self._client.post(
+            "/responses" if self._api == "responses" else "/chat/completions",
+            cast_to=httpx2.Response,
+            content=orjson.dumps(body),
+            options={"idempotency_key": "none"},
+            stream=True,
         )
+        try:
+            yield response
+        finally:
+            await response.aclose()
 
     async def models(self) -> list[dict[str, Any]]:
         """See `Upstream.models`; waits `_LIST_MODELS_S` at most, since clients wait for it."""

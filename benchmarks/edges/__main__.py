@@ -17,10 +17,11 @@ from dataclasses import asdict
 from pathlib import Path
 
 import aiohttp
-from edges_load import flat, lag, probe
-from edges_parts import UNBATCHED, Process, RawClient, Row, allow_files, create, demo, grizz, say, unsent
-from edges_stalled import stalled
-from run import pin, prompt
+from benchmarks.edges.load import flat, lag, probe
+from benchmarks.edges.parts import UNBATCHED, RawClient, Row, create, demo, grizz, say, unsent
+from benchmarks.edges.stalled import stalled
+from benchmarks.processes import Process, allow_files, pin
+from benchmarks.speed.asks import prompt
 
 # 1. Idle sockets
 

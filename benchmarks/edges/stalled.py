@@ -8,8 +8,9 @@ import time
 
 import aiohttp
 import orjson
-from edges_parts import MIB, TERMINAL, UNBATCHED, Process, RawClient, Row, create, grizz, metric, say, scrape, unsent
-from run import over_websocket, prompt
+from benchmarks.edges.parts import TERMINAL, UNBATCHED, RawClient, Row, create, grizz, metric, say, scrape, unsent
+from benchmarks.processes import MIB, Process
+from benchmarks.speed.asks import over_websocket, prompt, whole
 
 # Answers that fill a socket in two seconds and have ended before stall_timeout_s: then the replies are equally large.
 CLIENTS, WORDS, RATE = 8, 2400, 400
@@ -76,7 +77,7 @@ async def _read_all(server: Process) -> float:
     """The same answers, read by clients that keep up; returns the KiB of RSS for each KiB of reply."""
     before, kept_before = server.rss_kib(), await asyncio.to_thread(_kept_kib, server)
     async with aiohttp.ClientSession() as http:
-        await asyncio.gather(*(over_websocket(http, server.url, prompt(WORDS, RATE)) for _ in range(CLIENTS)))
+        await asyncio.gather(*(whole(over_websocket, http, server.url, prompt(WORDS, RATE)) for _ in range(CLIENTS)))
         kept = await asyncio.to_thread(_kept_kib, server) - kept_before
         return (server.rss_kib() - before) / kept
 
@@ -123,4 +124,4 @@ def stalled(upstream: str, quick: bool) -> list[Row]:
 async def warm(url: str) -> None:
     """Have a few answers served, so that what every process needs once is not measured."""
     async with aiohttp.ClientSession() as http:
-        await asyncio.gather(*(over_websocket(http, url, prompt(200, 0)) for _ in range(CLIENTS)))
+        await asyncio.gather(*(whole(over_websocket, http, url, prompt(200, 0)) for _ in range(CLIENTS)))

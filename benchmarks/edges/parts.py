@@ -2,35 +2,27 @@
 
 from __future__ import annotations
 
-import os
 import re
-import resource
-import signal
 import socket
 import struct
-import subprocess
 import sys
-import tempfile
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.request import Request, urlopen
 
 import orjson
-from run import ROOT, pin
+from benchmarks.processes import Process
 
 _UPGRADE = (
     b"GET /v1/responses HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
     b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\nAccept: */*\r\n"
     b"Accept-Encoding: gzip, deflate\r\nUser-Agent: Python/3.11 aiohttp/3.14\r\n\r\n"
 )
-_START_S = 60.0
 _ESTABLISHED = "01"
 
 
-MIB = 1024  # KiB
 # Each token is an event of its own, and a slow client's socket is full within seconds.
 UNBATCHED = {"GRIZZ_REPLIES_FLUSH_MS": "0"}
 TERMINAL = ("response.completed", "response.failed", "response.incomplete", "error")
@@ -73,62 +65,6 @@ def create(client: RawClient, text: str) -> tuple[str, int, str]:
             return response_id, int(str(event["sequence_number"])), str(event["delta"])
 
 
-class Process:
-    """A server under measurement, pinned to a core; its output goes to a file, so that it never waits for us."""
-
-    def __init__(self, arguments: list[str], core: int, **environ: str) -> None:
-        self._output = tempfile.TemporaryFile()
-        self._process = subprocess.Popen(
-            [sys.executable, *arguments],
-            cwd=ROOT,
-            env={**os.environ, "GRIZZ_HISTORY_STORE": "memory", **environ},
-            stdout=self._output,
-            stderr=subprocess.STDOUT,
-            preexec_fn=lambda: pin(core),
-        )
-        self.pid = self._process.pid
-        self.url = self._wait_for_url()
-        self.port = int(self.url.split(":")[2].split("/")[0])
-
-    def _wait_for_url(self) -> str:
-        give_up = time.monotonic() + _START_S
-        while time.monotonic() < give_up and self._process.poll() is None:
-            # pread: the child shares the file's position.
-            found = re.search(r"(http://[^\s\"]+)\s", os.pread(self._output.fileno(), 2**16, 0).decode())
-            if found:
-                return found.group(1).rstrip("/")
-            time.sleep(0.02)
-        printed = os.pread(self._output.fileno(), 2**16, 0).decode()
-        self.stop()
-        raise SystemExit(f"did not start: {self._process.args}\n{printed}")
-
-    def rss_kib(self) -> int:
-        """Resident memory."""
-        return int(re.findall(r"VmRSS:\s+(\d+)", Path(f"/proc/{self.pid}/status").read_text())[0])
-
-    def waited_s(self) -> float:
-        """Seconds its threads were ready to run while something else had the core."""
-        tasks = Path(f"/proc/{self.pid}/task").iterdir()
-        return sum(int((task / "schedstat").read_text().split()[1]) for task in tasks) / 1e9
-
-    def terminate(self) -> None:
-        """Send SIGTERM."""
-        self._process.send_signal(signal.SIGTERM)
-
-    def wait(self, within_s: float) -> float:
-        """Wait for its exit, but no longer than that; returns when that was, by time.monotonic()."""
-        with suppress(subprocess.TimeoutExpired):
-            self._process.wait(within_s)
-        return time.monotonic()
-
-    def stop(self) -> None:
-        """Kill it if it still runs."""
-        if self._process.poll() is None:
-            self._process.kill()
-        self._process.wait()
-        self._output.close()
-
-
 @contextmanager
 def grizz(upstream: str, **environ: str) -> Iterator[Process]:
     """A Grizz with these settings on a core of its own."""
@@ -148,14 +84,6 @@ def demo() -> Iterator[Process]:
         yield process
     finally:
         process.stop()
-
-
-def allow_files(count: int) -> None:
-    """Let this process and its children open that many files."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if hard not in (resource.RLIM_INFINITY, -1) and hard < count:
-        raise SystemExit(f"needs {count} open files, the limit is {hard}: raise it with `ulimit -n {count}`")
-    resource.setrlimit(resource.RLIMIT_NOFILE, (count, hard))
 
 
 class RawClient:

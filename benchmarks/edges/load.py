@@ -10,14 +10,13 @@ import statistics
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import aiohttp
-from edges_parts import MIB, Process, Row, grizz, metric, say, scrape
-from edges_stalled import warm
-from run import over_websocket, prompt
+from benchmarks.edges.parts import Row, grizz, metric, say, scrape
+from benchmarks.edges.stalled import warm
+from benchmarks.processes import MIB, Process
+from benchmarks.speed.asks import over_websocket, prompt, whole
 
-PROBE = Path(__file__).with_name("edges.py")
 
 
 def probe(url: str, seconds: float) -> None:
@@ -39,13 +38,13 @@ async def _load(url: str, seconds: float) -> tuple[float, int, list[float]]:
     words = round(rate * seconds)
     expected = "".join(f"w{n} " for n in range(words))
     prober = await asyncio.create_subprocess_exec(
-        sys.executable, str(PROBE), "--probe", url, str(seconds), stdout=subprocess.PIPE
+        sys.executable, "-m", "benchmarks.edges", "--probe", url, str(seconds), stdout=subprocess.PIPE
     )
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as http:
 
         async def one(n: int) -> str:
             await asyncio.sleep(n / streams)
-            return (await over_websocket(http, url, prompt(words, rate)))[0]
+            return await whole(over_websocket, http, url, prompt(words, rate))
 
         began = time.monotonic()
         answers = asyncio.gather(*(one(n) for n in range(streams)))

@@ -1,0 +1,1 @@
+"""The promises Grizz makes about its limits, measured from outside: `make edges`."""
