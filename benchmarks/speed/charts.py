@@ -14,12 +14,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from html import escape
 from typing import Any, NamedTuple
 
-Spread = tuple[float, float, float]
-"""Lowest, median, highest."""
-Row = tuple[str, float | None, float | None, float | None]
-"""Name, lowest, median, highest; a median of None: not measured."""
-Point = tuple[float, float, float, float]
-"""x, lowest, median, highest."""
+Spread = tuple[float, float, float]  # lowest, median, highest
+Row = tuple[str, float | None, float | None, float | None]  # name, lowest, median, highest; None: not measured
+Point = tuple[float, float, float, float]  # x, lowest, median, highest
 
 WIDTH, EDGE = 960, 16
 STYLE = """\
@@ -33,7 +30,8 @@ svg { --back: #0d1117; --ink: #e6edf3; --dim: #8d96a0; --line: #30363d }
 text { font: 13px system-ui, sans-serif; fill: var(--ink) } .dim { fill: var(--dim); font-size: 12px }
 .head { font-weight: 600 } .grid { stroke: var(--line) } .says { stroke: var(--ink); stroke-width: 2 }
 .bar { fill: currentColor } .curve { fill: none; stroke: currentColor; stroke-width: 2; stroke-linecap: round }
-.apart { stroke-dasharray: 2 5 } .range { fill: none; stroke: var(--ink); stroke-width: 1.5 } .reach { fill: none; stroke: currentColor }"""
+.apart { stroke-dasharray: 2 5 } .range { fill: none; stroke: var(--ink); stroke-width: 1.5 }
+.reach { fill: none; stroke: currentColor }"""
 
 # Told apart without colours too: each its own marker, 9 px across, drawn from its middle.
 MARKERS = (
@@ -98,8 +96,8 @@ def spread(values: Iterable[Any]) -> Spread | None:
 
 
 def is_number(value: object) -> bool:
-    """Whether `value` is a number that can be drawn and compared: JSON as Python reads it may hold NaN, too."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    """Whether `value` can be drawn and compared: JSON as Python reads it may hold NaN or a whole number of any size."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300
 
 
 def number(value: float) -> str:
@@ -153,15 +151,11 @@ def words(x: float, y: float, text: str, kind: str = "", anchor: str = "start") 
 
 def svg(title: str, height: float, marks: Iterable[str]) -> str:
     """A whole picture: background, title and `marks`, which are drawn from y = 40 on."""
-    label, shown = plain(title), fitted(title, WIDTH - 2 * EDGE, 13)
+    head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height:g}" role="img"'
+    back = f'<rect width="{WIDTH}" height="{height:g}" style="fill: var(--back)"/>'
+    shown = words(EDGE, 28, fitted(title, WIDTH - 2 * EDGE, 13), "head")
     return "\n".join(
-        [
-            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height:g}" role="img" aria-label="{label}">',
-            f'<style>{STYLE}</style><rect width="{WIDTH}" height="{height:g}" style="fill: var(--back)"/>',
-            words(EDGE, 28, shown, "head"),
-            *marks,
-            "</svg>\n",
-        ]
+        [f'{head} aria-label="{plain(title)}">', f"<style>{STYLE}</style>{back}", shown, *marks, "</svg>\n"]
     )
 
 
@@ -201,7 +195,7 @@ def grouped_bars(
     colours = colours or {}
     shown = {colours[row[0]] for row in rows if row[0] in colours}
     marks, y = legend([(word, colour, MARKERS[1]) for colour, word in KINDS.values() if (colour, word) in shown], 42)
-    left = EDGE + 8 + min(380.0, max((text_width(row[0]) for row in rows), default=0))
+    left = EDGE + 9 + min(380.0, max((text_width(row[0]) for row in rows), default=0))
     axis, steps = _bar_axis(rows, left, WIDTH - 100, log)
     top, drawn = y + 4, []
     y += 10
@@ -243,7 +237,8 @@ def _bar(row: Row, axis: Axis, y: float, colour: int) -> Iterator[str]:
         yield words(axis.start + 6, y + 12, "not measured", "dim")
         return
     end = max(axis.at(middle), axis.start + 2)
-    yield f'<rect class="bar b{colour}" x="{axis.start:.1f}" y="{y:.1f}" width="{end - axis.start:.1f}" height="15" rx="2"/>'
+    box = f'x="{axis.start:.1f}" y="{y:.1f}" width="{end - axis.start:.1f}" height="15" rx="2"'
+    yield f'<rect class="bar b{colour}" {box}/>'
     if low is not None and high is not None and low < high:
         low, high = axis.at(low), axis.at(high)
         yield f'<path class="range" d="M{low:.1f} {y + 4:.1f}v7m0-3.5H{high:.1f}m0-3.5v7"/>'
@@ -335,15 +330,14 @@ def _across(found: Sequence[float], left: float, right: float, log: bool) -> Axi
 
 
 def _x_ticks(found: Sequence[float], axis: Axis) -> list[float]:
-    """The ends, then powers of ten or round numbers between them, then points: as many as have room for their label."""
+    """0 and the powers of ten, then the ends, then all points: as many as have room for their label."""
     if not found:
         return []
     wanted = [min(found), max(found)]
     if axis.log:
         least = min(value for value in found if value > 0)
         first, last = math.ceil(math.log10(least) - 1e-9), math.floor(math.log10(axis.high) + 1e-9)
-        wanted = [10.0**n for n in range(first, last + 1)] + wanted
-        wanted = [0.0] * (axis.zero is not None) + wanted
+        wanted = [0.0] * (axis.zero is not None) + [10.0**n for n in range(first, last + 1)] + wanted
     placed: list[float] = []
     for value in [*wanted, *found]:
         room = [(text_width(short(value)) + text_width(short(other))) / 2 + 10 for other in placed]
