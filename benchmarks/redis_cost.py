@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 
 import redis_grizz as grizz
 import redis_parts as parts
+from speed import charts
 
 LIMIT_S = 600.0
 REPLIES_HOUR, USERS, DAY_H, DAYS, MONTH_H, PROCESSES = 20, 10, 8, 22, 720, 2
@@ -179,57 +180,35 @@ def promises(found: list[grizz.Check]) -> str:
     return "\n".join(lines)
 
 
-STYLE = """\
-svg { --back: #ffffff; --ink: #1f2328; --dim: #656d76; --line: #d8dee4 }
-.b0 { fill: #b35900 } .b1 { fill: #9a7b00 } .b2 { fill: #57606a } .b3 { fill: #0969da } .b4 { fill: #4b93e2 }
-@media (prefers-color-scheme: dark) {
-svg { --back: #0d1117; --ink: #e6edf3; --dim: #8d96a0; --line: #30363d }
-.b0 { fill: #e0823d } .b1 { fill: #c9a227 } .b2 { fill: #8b949e } .b3 { fill: #4493f8 } .b4 { fill: #2f6fbd } }
-text { font: 13px system-ui, sans-serif; fill: var(--ink) } .dim { fill: var(--dim); font-size: 12px }
-.head { font-weight: 600 } .grid { stroke: var(--line) } .says { stroke: var(--ink); stroke-width: 2 }"""
-
-
 def chart(found: dict[str, Row | None]) -> str:
     """Bars on a log scale, as SVG that follows the reader's light or dark."""
-    left, right, width, step = 250, 860, 960, 22
+    left, right, step = 250, 860, 22
     known = [(at, name, row.scaled()) for at, (name, row) in enumerate(found.items()) if row]
     top = max((scaled[MONTH] for _, _, scaled in known), default=10)
     decades = max(1, math.ceil(math.log10(max(top, 10))))
-
-    def x(value: float) -> float:
-        return left + (right - left) * max(0.0, math.log10(max(value, 1))) / decades
-
+    axis = charts.Axis(left, right, 1, 10**decades, log=True)
     marks, y = [], 58
     for row in (IDLE, ACTIVE, MONTH):
-        marks.append(f'<text class="head" x="16" y="{y + 12}">{row}</text>')
+        marks.append(charts.words(16, y + 12, row, "head"))
         y += step
         for at, name, scaled in known:
-            marks.append(f'<text class="dim" x="{left - 8}" y="{y + 12}" text-anchor="end">{name}</text>')
-            end = max(x(scaled[row]), left + 2)
-            marks.append(f'<rect class="b{at}" x="{left}" y="{y}" width="{end - left:.1f}" height="15" rx="2"/>')
+            marks.append(charts.words(left - 8, y + 12, name, "dim", "end"))
+            end = max(axis.at(scaled[row]), left + 2)
+            marks.append(f'<rect class="bar b{at}" x="{left}" y="{y}" width="{end - left:.1f}" height="15" rx="2"/>')
             if row in REPORT and at < len(REPORT[row]):
-                says = x(float(REPORT[row][at].replace(",", "")))
+                says = axis.at(float(REPORT[row][at].replace(",", "")))
                 marks.append(f'<path class="says" d="M{says:.1f} {y - 2}v19"/>')
                 end = max(end, says)
-            marks.append(f'<text x="{end + 6:.1f}" y="{y + 12}">{shown(row, scaled[row])}</text>')
+            marks.append(charts.words(end + 6, y + 12, shown(row, scaled[row])))
             y += step
         y += 12
     grid = []
     for n in range(decades + 1):
-        at, short = x(10**n), f"{10 ** (n % 3)}{('', 'k', 'M', 'G')[min(n // 3, 3)]}"
+        at = axis.at(10**n)
         grid.append(f'<path class="grid" d="M{at:.1f} 52V{y}"/>')
-        grid.append(f'<text class="dim" x="{at:.1f}" y="{y + 16}" text-anchor="middle">{short}</text>')
+        grid.append(charts.words(at, y + 16, charts.short(10**n), "dim", "middle"))
     title = "Redis commands, log scale; black or white marks: what the readiness report says"
-    return "\n".join(
-        [
-            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {y + 30}" role="img" aria-label="{title}">',
-            f'<style>{STYLE}</style><rect width="{width}" height="{y + 30}" style="fill: var(--back)"/>',
-            f'<text class="head" x="16" y="28">{title}</text>',
-            *grid,
-            *marks,
-            "</svg>\n",
-        ]
-    )
+    return charts.svg(title, y + 30, [*grid, *marks])
 
 
 def report(options: argparse.Namespace, result: dict[str, Any], missed: list[str]) -> int:
