@@ -75,9 +75,11 @@ class AiohttpTransport(httpx2.AsyncBaseTransport):
             timeout=self._timeout,
             server_hostname=request.extensions.get("sni_hostname"),
         )
-        headers = [pair for pair in response.raw_headers if pair[0].lower() not in _OF_WIRE]
         if response.status >= 400:
+            headers = [pair for pair in response.raw_headers if pair[0].lower() not in _OF_WIRE]
             return httpx2.Response(response.status, headers=headers, content=await _body_of_error(response))
+        # Of an answer the package reads its type alone.
+        headers = [(b"content-type", response.headers.get("content-type", "").encode())]
         extensions = {"aiohttp": response}
         return httpx2.Response(response.status, headers=headers, stream=_Stream(response), extensions=extensions)
 

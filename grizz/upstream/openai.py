@@ -64,7 +64,8 @@ class OpenAIUpstream:
         api: Literal["chat", "responses"] = "chat",
     ) -> None:
         self.name = name
-        self._api = api
+        # Absolute, so that the package need not put it together at each request.
+        self._path = f"{base_url.rstrip('/')}/{'responses' if api == 'responses' else 'chat/completions'}"
         self._connect_timeout_s = connect_timeout_s
         self._idle_timeout_s = idle_timeout_s
         self._most = max_connections
@@ -165,7 +166,7 @@ class OpenAIUpstream:
         # 0.2 ms a message and 0.3 ms for none, and it makes an idempotency key that is sent nowhere (measured). The
         # body comes from `protocol/chat.py` and `protocol/responses.py`.
         response = await self._client.post(
-            "/responses" if self._api == "responses" else "/chat/completions",
+            self._path,
             cast_to=httpx2.Response,
             content=orjson.dumps(body),
             options={"idempotency_key": "none"},

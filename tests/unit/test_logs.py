@@ -240,7 +240,7 @@ def test_what_is_no_secret_stays():
 def test_arguments_that_do_not_fit_are_not_shown(capfd):
     stream = io.StringIO()
     with logs.LogPipe(stream, logs.JsonFormatter()) as pipe:
-        pipe.handle(logging.makeLogRecord({"msg": "%d jobs", "args": ("hunter2",)}))
+        pipe.handle(logging.makeLogRecord({"levelno": logging.INFO, "msg": "%d jobs", "args": ("hunter2",)}))
     assert json.loads(stream.getvalue())["event"] == "%d jobs (its arguments do not fit)"
     assert "hunter2" not in "".join(capfd.readouterr())
 
@@ -257,10 +257,10 @@ def test_logging_does_not_wait_for_a_stuck_stream_and_what_is_dropped_is_counted
     gate = Gate()
     pipe = logs.LogPipe(gate, logs.JsonFormatter(), max_records=5)
     try:
-        pipe.handle(logging.makeLogRecord({"msg": "first"}))
+        pipe.handle(logging.makeLogRecord({"levelno": logging.INFO, "msg": "first"}))
         assert gate.reached.wait(20)
         for n in range(8):
-            pipe.handle(logging.makeLogRecord({"msg": "more", "n": n}))
+            pipe.handle(logging.makeLogRecord({"levelno": logging.INFO, "msg": "more", "n": n}))
         assert pipe.dropped == 3
     finally:
         gate.opened.set()
@@ -274,13 +274,13 @@ def test_logging_does_not_wait_for_a_stuck_stream_and_what_is_dropped_is_counted
 def test_stop_gives_up_on_a_stuck_stream_and_counts_what_is_left():
     gate = Gate()
     pipe = logs.LogPipe(gate, logs.JsonFormatter(), max_records=2)
-    pipe.handle(logging.makeLogRecord({"msg": "first"}))
+    pipe.handle(logging.makeLogRecord({"levelno": logging.INFO, "msg": "first"}))
     assert gate.reached.wait(20)
     for _ in range(2):
-        pipe.handle(logging.makeLogRecord({"msg": "more"}))
+        pipe.handle(logging.makeLogRecord({"levelno": logging.INFO, "msg": "more"}))
     pipe.stop(timeout_s=0.05)
-    pipe.handle(logging.makeLogRecord({"msg": "late"}))
-    assert pipe.dropped == 3
+    pipe.handle(logging.makeLogRecord({"levelno": logging.INFO, "msg": "late"}))
+    assert pipe.dropped == 4
     gate.opened.set()
 
 
