@@ -7,16 +7,18 @@ BIN := .venv/bin
 RUN := .venv/.run
 DEV := .venv/.dev
 LOCAL := .venv/.local
+# Its own environment: what Grizz is measured against wants other versions than Grizz.
+PEERS := .venv-peers/.peers
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # Set in many container images; here it would compile every module anew at each of several hundred starts.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help venv run run-local test test-local lint fmt bench cost kills autobahn fuzz config lock clean edges chaos codex
+.PHONY: help venv run run-local test test-local lint fmt bench bench-peers cost kills autobahn fuzz config lock clean edges chaos codex
 
 help: ## show this list
 	@echo 'Grizz streams AI answers. To try it without any key: make run ARGS=--demo'
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' Makefile
 
 venv: $(RUN) ## create .venv with what running needs
 
@@ -44,6 +46,9 @@ fmt: $(DEV) ## format the code and mend what can be mended safely
 
 bench: $(RUN) ## measure speed and memory on this machine, beside the least that Python can do
 	@$(BIN)/python -m benchmarks.speed $(ARGS)
+
+bench-peers: $(DEV) $(PEERS) ## measure it beside LiteLLM, Socket.IO and the old design (500 MB, once)
+	@$(BIN)/python -m benchmarks.speed --peers $(ARGS)
 
 edges: $(RUN) ## measure the limits: idle and stalled clients, a stop, lag, memory
 	@$(BIN)/python -m benchmarks.edges $(ARGS)
@@ -73,15 +78,16 @@ config: $(RUN) ## write config.toml anew from the declared settings
 COMPILE := uv pip compile --quiet --no-config --universal --python-version 3.11 \
 	--generate-hashes --no-header --no-annotate --no-emit-index-url --no-emit-find-links
 
-lock: ## pin the newest allowed versions in all requirements*.lock (needs uv)
+lock: ## pin the newest allowed versions of all that make installs (needs uv)
 	@command -v uv >/dev/null || { echo 'make lock needs uv: pip install uv' >&2; exit 1; }
 	@$(COMPILE) pyproject.toml --upgrade --output-file requirements.lock
 	@$(COMPILE) pyproject.toml --upgrade --extra dev --constraint requirements.lock --output-file requirements-dev.lock
 	@cd tests/e2e/python && $(COMPILE) requirements.in --upgrade --output-file requirements.lock
 	@$(COMPILE) requirements-local.in --upgrade --no-deps --output-file requirements-local.lock
+	@cd benchmarks/peers && $(COMPILE) requirements.in --upgrade --output-file requirements.txt
 
 clean: ## remove .venv, caches and build output
-	@rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	@rm -rf .venv .venv-peers build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # A half-made .venv (Debian's python3 without python3-venv leaves one) is removed, not kept for the next try.
@@ -105,4 +111,14 @@ $(RUN) $(DEV) $(LOCAL): | $(BIN)/python
 	@if command -v uv >/dev/null; then \
 		uv pip install --quiet --compile-bytecode --python $(BIN)/python --require-hashes $(INSTALL_FLAGS) -r $<; \
 		else $(BIN)/python -m pip install --quiet --require-hashes $(INSTALL_FLAGS) -r $<; fi
+	@touch $@
+
+# Made anew at every change: nothing of an older set stays.
+$(PEERS): benchmarks/peers/requirements.txt | $(BIN)/python
+	@echo 'Installing $< into .venv-peers'
+	@if command -v uv >/dev/null; then \
+		uv venv --quiet --clear --python $(BIN)/python .venv-peers && \
+		uv pip install --quiet --python .venv-peers/bin/python --require-hashes --only-binary :all: -r $<; \
+		else $(BIN)/python -m venv --clear .venv-peers && \
+		.venv-peers/bin/python -m pip install --quiet --require-hashes --only-binary :all: -r $<; fi
 	@touch $@

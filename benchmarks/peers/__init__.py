@@ -1,0 +1,1 @@
+"""Servers that Grizz is measured against, each as its documentation says to run it; none is installed by default."""
