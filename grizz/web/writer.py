@@ -11,12 +11,10 @@ import asyncio
 import contextlib
 import logging
 import math
-from collections.abc import Callable
-
-from aiohttp import WSMsgType
+from collections.abc import Callable, Iterator, Sequence
 
 from grizz.engine.pulse import Pulse
-from grizz.protocol.events import merge, on_lane
+from grizz.protocol.events import Event, merge, on_lane
 from grizz.tasks import TaskOwner
 from grizz.telemetry.metrics import Metrics
 from grizz.web.lanes import Lane, Lanes
@@ -30,6 +28,8 @@ MAX_NOTICES = 64
 # A send that took longer means the socket is full: from then on deltas are merged until it keeps up again.
 _SLOW_S = 0.05
 _HIDDEN_EVERY_S = 1.0
+# Written at a time; a socket that takes no more holds so much beside what is in it.
+_BATCH_BYTES = 16 * 1024
 
 
 class _Revoked(Exception):
@@ -205,7 +205,7 @@ class Writer:
     async def _round(self) -> bool:
         """One pass over all lanes; True when there is more."""
         while self._notices:
-            await self._send(self._notices.pop(0))
+            await self._send([self._notices.pop(0)])
             if self._room is not None:
                 self._room.set()
         more = False
@@ -216,14 +216,14 @@ class Writer:
             events = cursor.read()
             if len(events) > 1 and (self._slow or self.presence != "visible"):
                 events = merge(events)
-            for event in events:
+            for batch in _batches(events):
                 if not self._pulse.is_sure:
                     await self._pulse.sure()
                 if cursor.reply.revoked:
                     raise _Revoked
                 if lane.cursor is not cursor:
                     break  # detached meanwhile: the lane may be another response's already
-                await self._send(on_lane(event.data, lane.name))
+                await self._send([on_lane(data, lane.name) for data in batch])
             if cursor.reply.revoked:
                 raise _Revoked
             if cursor.finished and lane.cursor is cursor:
@@ -231,8 +231,22 @@ class Writer:
             more = more or cursor.behind
         return more or bool(self._notices)
 
-    async def _send(self, data: bytes) -> None:
+    async def _send(self, messages: Sequence[bytes]) -> None:
         with self._guard:
-            await self._ws.send_frame(data, WSMsgType.TEXT)
+            await self._ws.send_texts(messages)
         if self._guard.last_s > _SLOW_S:
             self._slow = True
+
+
+def _batches(events: Sequence[Event]) -> Iterator[list[bytes]]:
+    """The events' JSON in order, in parts that are worth a write."""
+    batch: list[bytes] = []
+    size = 0
+    for event in events:
+        batch.append(event.data)
+        size += len(event.data)
+        if size >= _BATCH_BYTES:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
