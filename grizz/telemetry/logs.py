@@ -8,7 +8,6 @@ room. Other libraries' loggers speak from `warning` up only: at lower levels som
 from __future__ import annotations
 
 import contextlib
-import copy
 import json
 import logging
 import math
@@ -229,7 +228,7 @@ class LogPipe(logging.Handler):
 
 def _prepared(record: logging.LogRecord) -> logging.LogRecord:
     """A copy of `record` that holds nothing but redacted, final values."""
-    record = copy.copy(record)
+    record = logging.makeLogRecord(vars(record))
     record.msg, record.args = redact(_message(record)), None
     if record.exc_info and not record.exc_text:
         record.exc_text = logging.Formatter().formatException(record.exc_info)
