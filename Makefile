@@ -14,7 +14,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # Set in many container images; here it would compile every module anew at each of several hundred starts.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help venv run run-local test test-local lint fmt bench bench-peers cost kills autobahn fuzz config lock clean edges chaos codex
+.PHONY: help venv run run-local test test-local lint fmt bench bench-compare bench-peers cost kills autobahn fuzz config lock clean edges chaos codex
 
 help: ## show this list
 	@echo 'Grizz streams AI answers. To try it without any key: make run ARGS=--demo'
@@ -44,8 +44,11 @@ fmt: $(DEV) ## format the code and mend what can be mended safely
 	@$(BIN)/python -m ruff check --fix --exit-zero --quiet .
 	@$(BIN)/python -m ruff format .
 
-bench: $(RUN) ## measure speed and memory on this machine, beside the least that Python can do
+bench: $(DEV) ## measure speed, beside the least that Python can do (25 minutes)
 	@$(BIN)/python -m benchmarks.speed $(ARGS)
+
+bench-compare: $(RUN) ## compare two results of bench: ARGS="OLD.json NEW.json"
+	@$(BIN)/python -m benchmarks.speed.compare $(ARGS)
 
 bench-peers: $(DEV) $(PEERS) ## measure it beside LiteLLM, Socket.IO and the old design (500 MB, once)
 	@$(BIN)/python -m benchmarks.speed --peers $(ARGS)

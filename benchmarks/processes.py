@@ -6,6 +6,7 @@ import os
 import re
 import resource
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -13,6 +14,11 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+
+from redis import Redis
+from redis.exceptions import RedisError
+
+from benchmarks.redis_parts import find_server
 
 ROOT = Path(__file__).parent.parent
 MIB = 1024  # KiB
@@ -35,11 +41,30 @@ def allow_files(count: int) -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (count, hard))
 
 
-class Process:
+class Measured:
+    """A process by its id, as the kernel sees it."""
+
+    pid: int
+
+    def cpu_s(self) -> float:
+        """Seconds of CPU of all its threads, to the nanosecond: its CPU clock, as by clock_getcpuclockid(3)."""
+        return time.clock_gettime((~self.pid << 3) | 2)
+
+    def rss_kib(self) -> int:
+        """Resident memory."""
+        return int(re.findall(r"VmRSS:\s+(\d+)", Path(f"/proc/{self.pid}/status").read_text())[0])
+
+    def waited_s(self) -> float:
+        """Seconds its threads were ready to run while something else had the core."""
+        tasks = Path(f"/proc/{self.pid}/task").iterdir()
+        return sum(int((task / "schedstat").read_text().split()[1]) for task in tasks) / 1e9
+
+
+class Process(Measured):
     """A server under measurement, pinned to a core; its output goes to a file, so that it never waits for us.
 
     Args:
-        command: what comes after this Python, or the whole of it when `python` is False.
+        command: what comes after this Python; or the whole of it, when it begins with another environment's.
         core: see `pin`.
         environ: added to the environment.
 
@@ -47,10 +72,11 @@ class Process:
         SystemExit: it printed no address, with what it printed instead.
     """
 
-    def __init__(self, command: Sequence[str | Path], core: int, *, python: bool = True, **environ: str) -> None:
+    def __init__(self, command: Sequence[str], core: int, **environ: str) -> None:
         self._output = tempfile.TemporaryFile()
+        own = not command[0].startswith(".venv")
         self._process = subprocess.Popen(
-            [*([sys.executable] if python else []), *command],
+            [*([sys.executable] if own else []), *command],
             cwd=ROOT,
             env={**os.environ, "GRIZZ_HISTORY_STORE": "memory", **environ},
             stdout=self._output,
@@ -76,19 +102,6 @@ class Process:
         self.stop()
         raise SystemExit(f"did not start: {self._process.args}\n{printed}")
 
-    def cpu_s(self) -> float:
-        """Seconds of CPU that all its threads have used, to the nanosecond: its CPU clock, as clock_getcpuclockid(3)."""
-        return time.clock_gettime((~self.pid << 3) | 2)
-
-    def rss_kib(self) -> int:
-        """Resident memory."""
-        return int(re.findall(r"VmRSS:\s+(\d+)", Path(f"/proc/{self.pid}/status").read_text())[0])
-
-    def waited_s(self) -> float:
-        """Seconds its threads were ready to run while something else had the core."""
-        tasks = Path(f"/proc/{self.pid}/task").iterdir()
-        return sum(int((task / "schedstat").read_text().split()[1]) for task in tasks) / 1e9
-
     def terminate(self) -> None:
         """Send SIGTERM."""
         self._process.send_signal(signal.SIGTERM)
@@ -105,3 +118,45 @@ class Process:
             self._process.kill()
         self._process.wait()
         self._output.close()
+
+
+class RedisServer(Measured):
+    """A Redis of our own, in memory and on loopback, pinned to a core."""
+
+    def __init__(self, core: int) -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        options = f"--port {port} --bind 127.0.0.1 --appendonly no --maxmemory-policy noeviction --save".split()
+        self._process = subprocess.Popen(
+            [find_server(None), *options, ""],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            preexec_fn=lambda: pin(core),
+        )
+        self.pid = self._process.pid
+        self.url = f"redis://127.0.0.1:{port}/0"
+        self._meter = Redis(port=port)
+        give_up = time.monotonic() + _START_S
+        while True:
+            try:
+                self._meter.ping()
+                return
+            except RedisError:
+                if time.monotonic() > give_up or self._process.poll() is not None:
+                    self.stop()
+                    raise
+                time.sleep(0.05)
+
+    def commands(self) -> int:
+        """Every command so far, those inside of scripts too, but not our own INFO and PING."""
+        rows = self._meter.info("commandstats").items()
+        return sum(row["calls"] for name, row in rows if name not in ("cmdstat_info", "cmdstat_ping"))
+
+    def stop(self) -> None:
+        """Kill it if it still runs; it keeps nothing."""
+        self._meter.close()
+        if self._process.poll() is None:
+            self._process.kill()
+        self._process.wait()

@@ -17,6 +17,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import aiohttp
+
 from benchmarks.edges.load import flat, lag, probe
 from benchmarks.edges.parts import UNBATCHED, RawClient, Row, create, demo, grizz, say, unsent
 from benchmarks.edges.stalled import stalled

@@ -12,11 +12,11 @@ import sys
 import time
 
 import aiohttp
+
 from benchmarks.edges.parts import Row, grizz, metric, say, scrape
 from benchmarks.edges.stalled import warm
 from benchmarks.processes import MIB, Process
 from benchmarks.speed.asks import over_websocket, prompt, whole
-
 
 
 def probe(url: str, seconds: float) -> None:

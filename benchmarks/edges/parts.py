@@ -13,6 +13,7 @@ from pathlib import Path
 from urllib.request import Request, urlopen
 
 import orjson
+
 from benchmarks.processes import Process
 
 _UPGRADE = (

@@ -8,6 +8,7 @@ import time
 
 import aiohttp
 import orjson
+
 from benchmarks.edges.parts import TERMINAL, UNBATCHED, RawClient, Row, create, grizz, metric, say, scrape, unsent
 from benchmarks.processes import MIB, Process
 from benchmarks.speed.asks import over_websocket, prompt, whole

@@ -62,9 +62,7 @@ async def over_websocket(http: aiohttp.ClientSession, url: str, text: str, heard
 
 async def create(ws: aiohttp.ClientWebSocketResponse, text: str, **more: object) -> None:
     """Ask for an answer."""
-    await ws.send_str(
-        orjson.dumps({"type": "response.create", "input": text, "store": False, **more}).decode()
-    )
+    await ws.send_str(orjson.dumps({"type": "response.create", "input": text, "store": False, **more}).decode())
 
 
 async def read_on(ws: aiohttp.ClientWebSocketResponse, heard: Heard) -> dict[str, object]:

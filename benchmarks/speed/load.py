@@ -11,9 +11,10 @@ from dataclasses import dataclass
 
 import aiohttp
 
-from benchmarks.processes import MIB, Process
-from benchmarks.speed.asks import Ask, prompt
+from benchmarks.processes import MIB
+from benchmarks.speed.asks import prompt
 from benchmarks.speed.model import word
+from benchmarks.speed.subjects import Subject
 
 # Nothing that is measured here may take longer: then it is cut, and what came until then counts.
 CAP_S = 60.0
@@ -59,11 +60,12 @@ class _Stream:
         self.pieces.append(piece)
 
 
-async def run(ask: Ask, url: str, processes: Sequence[Process], load: Load) -> dict[str, float]:
+async def run(subject: Subject, load: Load) -> dict[str, float]:
     """Put a load on a server; returns what was measured.
 
-    Times are milliseconds. `ttft` is from the request (`Heard`) to the first text, `gap` between two pieces of one answer, `late`
-    how long after its turn a token came: the model's turn, had it begun when it was asked. Memory is of all processes.
+    Times are milliseconds. `ttft` is from the request (`Heard`) to the first text, `gap` between two pieces of one
+    answer, `late` how long after its turn a token came: the model's turn, had it begun when it was asked. Memory is of
+    all processes.
     """
     streams = [_Stream() for _ in range(load.streams)]
     text = prompt(load.words, load.rate)
@@ -73,19 +75,24 @@ async def run(ask: Ask, url: str, processes: Sequence[Process], load: Load) -> d
         async def one(n: int, stream: _Stream) -> None:
             await asyncio.sleep(load.starts_s * n / load.streams)
             stream.asked_at = time.perf_counter()
-            await ask(http, url, text, stream.heard)
+            await subject.ask(http, subject.url, text, stream.heard)
             stream.whole = True
 
-        before, began = _cpu_s(processes), time.perf_counter()
+        commands = subject.redis.commands() if subject.redis else 0
+        before, began = _cpu_s(subject), time.perf_counter()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(load.cap_s):
                 await asyncio.gather(*(one(n, stream) for n, stream in enumerate(streams)))
-        cpu_s, took = _cpu_s(processes) - before, time.perf_counter() - began
-    return _summary(load, streams, cpu_s, took) | {"rss_mib": sum(one.rss_kib() for one in processes) / MIB}
+        cpu_s, took = _cpu_s(subject) - before, time.perf_counter() - began
+    found = _summary(load, streams, cpu_s, took)
+    found["rss_mib"] = sum(one.rss_kib() for one in subject.processes) / MIB
+    if subject.redis:
+        found["redis_commands_per_reply"] = (subject.redis.commands() - commands) / load.streams
+    return found
 
 
-def _cpu_s(processes: Sequence[Process]) -> float:
-    return sum(one.cpu_s() for one in processes)
+def _cpu_s(subject: Subject) -> float:
+    return sum(one.cpu_s() for one in subject.processes)
 
 
 def _summary(load: Load, streams: Sequence[_Stream], cpu_s: float, took: float) -> dict[str, float]:

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from grizz.telemetry import logs
 
@@ -232,6 +234,16 @@ def test_fields_named_like_secrets_are_not_shown(name):
     assert "hunter2" not in written(lambda: log.info("said", extra={name: "hunter2", "deep": {name: ["hunter2"]}}))
 
 
+@given(st.data())
+def test_no_text_with_a_secret_passes_for_an_innocent_one(data):
+    pattern, _ = data.draw(st.sampled_from(logs._SECRETS))
+    text = data.draw(st.text(max_size=5)) + data.draw(st.from_regex(pattern)) + data.draw(st.text(max_size=5))
+    expected = text
+    for each, replacement in logs._SECRETS:
+        expected = each.sub(replacement, expected)
+    assert logs.redact(text) == expected
+
+
 def test_what_is_no_secret_stays():
     text = "task-123 disk-full of ticketing at http://127.0.0.1:8000/v1 with 3 tokens"
     assert one(lambda: log.info(text, extra={"max_tokens": 5}))["event"] == text
@@ -246,6 +258,35 @@ def test_arguments_that_do_not_fit_are_not_shown(capfd):
 
 
 # The way out
+
+
+class Counting(io.StringIO):
+    """A stream that counts what is written to it."""
+
+    writes = 0
+
+    def write(self, text: str) -> int:
+        self.writes += 1
+        return super().write(text)
+
+
+def test_lines_that_come_together_are_written_together():
+    stream = Counting()
+    written(lambda: [log.info("n") for _ in range(100)] and None, stream=stream)
+    assert len(stream.getvalue().splitlines()) == 100
+    assert stream.writes <= 10
+
+
+def test_a_warning_is_written_at_once_with_what_came_before_it(monkeypatch):
+    monkeypatch.setattr(logs, "GATHER_S", 60)
+    stream = Gate()
+    stream.opened.set()
+    with logs.setup("info", "json", stream):
+        log.info("first")
+        assert not stream.reached.wait(0.2)
+        log.warning("second")
+        assert stream.reached.wait(20)
+    assert [json.loads(line)["event"] for line in stream.getvalue().splitlines()] == ["first", "second"]
 
 
 def test_stop_writes_everything_that_was_logged():
