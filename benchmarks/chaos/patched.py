@@ -11,7 +11,7 @@ import mmap
 import struct
 import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 # Which delta of the first answer that has come so far a broken build gets wrong, and which word of all answers.
@@ -27,7 +27,7 @@ def clock(path: str) -> None:
     time.time_ns = lambda: real_ns() + int(struct.unpack("<d", shift[:])[0] * 1e9)
 
 
-Send = Callable[[Any, bytes], Awaitable[None]]
+Send = Callable[[Any, Sequence[bytes]], Awaitable[None]]
 
 
 def broken(how: str) -> None:
@@ -39,20 +39,23 @@ def broken(how: str) -> None:
     deltas: dict[Any, int] = {}
     done: list[Any] = []
 
-    async def sabotage(connection: Any, data: bytes) -> None:
-        if connection in silent:
-            return
-        if b".output_text.delta" in data and not done:
-            deltas[connection] = deltas.get(connection, 0) + 1
-            if deltas[connection] == DELTA:
-                done.append(connection)
-                if how == "hang":
-                    silent.append(connection)
-                if how == "double":
-                    await send(connection, data)
-                if how in ("hang", "drop"):
-                    return
-        await send(connection, data)
+    async def sabotage(connection: Any, messages: Sequence[bytes]) -> None:
+        sent = []
+        for data in messages:
+            if connection in silent:
+                break
+            sent.append(data)
+            if b".output_text.delta" in data and not done:
+                deltas[connection] = deltas.get(connection, 0) + 1
+                if deltas[connection] == DELTA:
+                    done.append(connection)
+                    if how == "hang":
+                        silent.append(connection)
+                    if how == "double":
+                        sent.append(data)
+                    if how in ("hang", "drop"):
+                        sent.pop()
+        await send(connection, sent)
 
     Writer._send = sabotage  # type: ignore[method-assign, assignment]
 

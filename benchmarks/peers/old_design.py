@@ -117,6 +117,15 @@ class Worker:
             await publish("", final=True)
 
 
+async def end(*tasks: asyncio.Task[None]) -> None:
+    """Cancel until they have ended: on Python 3.11 a library's timeout can swallow a cancellation."""
+    while left := [task for task in tasks if not task.done()]:
+        for task in left:
+            task.cancel()
+        await asyncio.wait(left, timeout=0.5)
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
 async def converse(redis: Redis, client_id: str, ws: web.WebSocketResponse) -> None:
     """An open tab: its listener, and its messages as they come, until it or the listener ends."""
 
@@ -135,9 +144,7 @@ async def converse(redis: Redis, client_id: str, ws: web.WebSocketResponse) -> N
             for task in done:
                 task.result()
     finally:
-        listener.cancel()
-        taker.cancel()
-        await asyncio.gather(listener, taker, return_exceptions=True)
+        await end(listener, taker)
 
 
 def make_app() -> web.Application:
@@ -152,9 +159,7 @@ def make_app() -> web.Application:
     async def worker(app: web.Application) -> AsyncIterator[None]:
         task = asyncio.create_task(Worker(redis).work(await newest(redis, JOBS)))
         yield
-        task.cancel()
-        with suppress(asyncio.CancelledError):
-            await task
+        await end(task)
         await redis.aclose()
 
     app = web.Application()
