@@ -11,7 +11,7 @@ import mmap
 import struct
 import sys
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 # Which delta of the first answer that has come so far a broken build gets wrong, and which word of all answers.
@@ -27,19 +27,19 @@ def clock(path: str) -> None:
     time.time_ns = lambda: real_ns() + int(struct.unpack("<d", shift[:])[0] * 1e9)
 
 
-Send = Callable[[Any, Sequence[bytes]], Awaitable[None]]
+Write = Callable[[Any, Sequence[bytes]], None]
 
 
 def broken(how: str) -> None:
-    """Break the writer of sockets for one event of one answer, then never again."""
-    from grizz.web.writer import Writer
+    """Break the writing of sockets for one event of one answer, then never again."""
+    from grizz.web.socket import Socket
 
-    send: Send = Writer._send
+    write: Write = Socket.write_texts
     silent: list[Any] = []
     deltas: dict[Any, int] = {}
     done: list[Any] = []
 
-    async def sabotage(connection: Any, messages: Sequence[bytes]) -> None:
+    def sabotage(connection: Any, messages: Sequence[bytes]) -> None:
         sent = []
         for data in messages:
             if connection in silent:
@@ -55,9 +55,9 @@ def broken(how: str) -> None:
                         sent.append(data)
                     if how in ("hang", "drop"):
                         sent.pop()
-        await send(connection, sent)
+        write(connection, sent)
 
-    Writer._send = sabotage  # type: ignore[method-assign, assignment]
+    Socket.write_texts = sabotage  # type: ignore[method-assign, assignment]
 
 
 def muddled(how: str) -> None:

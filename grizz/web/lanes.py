@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -72,6 +72,11 @@ class Lanes:
 
     def __iter__(self) -> Iterator[Lane]:
         return iter(list(self._lanes.values()))
+
+    @property
+    def all(self) -> Collection[Lane]:
+        """The lanes as they are, for who does not wait while he looks at them."""
+        return self._lanes.values()
 
     def get(self, name: str | None) -> Lane:
         """The lane of that name, opened on first use.

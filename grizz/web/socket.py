@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 
-from aiohttp import WSMsgType, web
+from aiohttp import web
 
 from grizz.config import ServerSettings
 
@@ -57,26 +57,35 @@ class Socket(web.WebSocketResponse):
         self._abort = transport.abort
         return transport
 
-    async def send_texts(self, messages: Sequence[bytes]) -> None:
+    @property
+    def has_room(self) -> bool:
+        """Would a send go through without waiting?"""
+        writer = self._writer
+        return writer is not None and not (writer._closing or writer.protocol._paused or writer.transport.is_closing())
+
+    def write_texts(self, messages: Sequence[bytes]) -> None:
         """Send text messages, all in one write: 1 to 3 µs a frame instead of 11 with a write for each (measured).
 
-        Returns when aiohttp's buffer has room, as `send_frame` does. Not cancel-safe, as that.
+        What a socket that has no room does not take is kept for it.
 
         Raises:
             ConnectionResetError: the connection is closing.
         """
         writer = self._writer
-        if len(messages) == 1 or writer is None:
-            for message in messages:
-                await self.send_frame(message, WSMsgType.TEXT)
-            return
-        if writer._closing or writer.transport.is_closing():
+        if writer is None or writer._closing or writer.transport.is_closing():
             raise ConnectionResetError("Cannot write to closing transport")
-        data = b"".join(part for message in messages for part in (_text_header(len(message)), message))
+        if len(messages) == 1:
+            data = _text_header(len(messages[0])) + messages[0]
+        else:
+            data = b"".join([part for message in messages for part in (_text_header(len(message)), message)])
         writer.transport.write(data)
-        # From here on as aiohttp does after each frame.
         writer._output_size += len(data)
-        if writer._output_size > writer._limit:
+
+    async def send_texts(self, messages: Sequence[bytes]) -> None:
+        """`write_texts`, and wait for room as aiohttp does after each of its frames. Not cancel-safe, as that."""
+        self.write_texts(messages)
+        writer = self._writer
+        if writer is not None and writer._output_size > writer._limit:
             writer._output_size = 0
             if writer.protocol._paused:
                 await writer.protocol._drain_helper()

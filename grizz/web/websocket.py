@@ -344,7 +344,7 @@ class Connection:
         else:
             lane.task = None
             lane.made = reply.id
-            lane.cursor = Cursor(reply, -1, self._writer.wake)
+            lane.cursor = Cursor(reply, -1, self._writer.push)
             if lane.withdrawn:  # too late for that
                 self._tasks.spawn(self._cancel(reply.id, lane.name), name=f"cancel {reply.id}")
 
@@ -368,7 +368,7 @@ class Connection:
         self._metrics.resumes.labels("ok").inc()
         self._metrics.replayed.observe(max(0, reply.last_seq - after))
         self._attached(lane, response_id, after, reply.last_seq, reply.status, reply.attempt)
-        lane.cursor = Cursor(reply, after, self._writer.wake)
+        lane.cursor = Cursor(reply, after, self._writer.push)
         self._writer.wake()  # a cursor with nothing left to read must free its lane
 
     def _attach_to_turn(self, lane: Lane, turn: Turn, after: int) -> None:
