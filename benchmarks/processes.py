@@ -84,7 +84,11 @@ class Process(Measured):
             preexec_fn=lambda: pin(core),
         )
         self.pid = self._process.pid
-        self.url = self._wait_for_url()
+        try:
+            self.url = self._wait_for_url()
+        except BaseException:  # also when somebody loses patience: nobody else knows of it yet
+            self.stop()
+            raise
         self.port = int(self.url.split(":")[2].split("/")[0])
 
     def __repr__(self) -> str:
@@ -99,7 +103,6 @@ class Process(Measured):
                 return found.group(1).rstrip("/")
             time.sleep(0.02)
         printed = os.pread(self._output.fileno(), 2**16, 0).decode()
-        self.stop()
         raise SystemExit(f"did not start: {self._process.args}\n{printed}")
 
     def terminate(self) -> None:

@@ -8,7 +8,6 @@ import logging
 import os
 import secrets
 import signal
-import sys
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
@@ -103,7 +102,7 @@ def _on_signals() -> asyncio.Event:
     def ask(name: str) -> None:
         if stopping.is_set():
             log.warning("second signal, exiting at once", extra={"signal": name})
-            sys.stderr.flush()
+            logs.finish(0.5)
             os._exit(1)
         log.info("stopping", extra={"signal": name})
         stopping.set()

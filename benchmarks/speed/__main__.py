@@ -108,18 +108,29 @@ class Bench:
 
     async def run(self) -> None:
         """Measure everything."""
+        pin(0)
         if self._options.runs:
             await self._speed()
         await self._growth()
+        self._save()
+        if self._options.runs:
+            self.checks += checks.of_speed(self.result["speed"])
+        if not self._options.quick:
+            self.checks += checks.of_growth(self.result["growth"])
         if self._options.wire:
             await self._wire()
         self.result["checks"] = [check.to_json() for check in self.checks]
+        self._save()
         self._progress.done()
+
+    def _save(self) -> None:
+        """Also before anything is judged: a long run must not be lost for what is wrong with a promise."""
+        if self._options.json:
+            self._options.json.write_text(json.dumps(self.result, indent=1) + "\n")
 
     async def _speed(self) -> None:
         with Stage() as stage:
             subjects = stage.subjects()
-            pin(0)
             for subject in subjects:
                 self._progress.say(f"warming up {subject.name}")
                 await run(subject, WARM)
@@ -129,7 +140,6 @@ class Bench:
                         await self._measure(name, load, subject)
                 for peer, start in peers().items() if self._options.peers else ():
                     await self._peer(peer, start)
-        self.checks += checks.of_speed(self.result["speed"])
 
     async def _peer(self, name: str, start: Callable[[Stage], Subject]) -> None:
         for load_name in PEER_LOADS:
@@ -156,8 +166,6 @@ class Bench:
                     self._progress.say(f"{name}: {point['x']:,} {series.x}")
                     with Stage() as stage:
                         point["runs"].append(await series.measure(stage, point["x"]))
-        if not self._options.quick:
-            self.checks += checks.of_growth(self.result["growth"])
 
     async def _wire(self) -> None:
         for flush_ms, bound in ((50, 100), (100, 45)):
@@ -215,8 +223,6 @@ def main() -> int:
     asyncio.run(bench.run())
     for part in report.whole(bench.result, bench.checks):
         print(f"{part}\n")
-    if options.json:
-        options.json.write_text(json.dumps(bench.result, indent=1) + "\n")
     if options.svg:
         options.svg.mkdir(parents=True, exist_ok=True)
         for name, text in charts.of_result(bench.result).items():

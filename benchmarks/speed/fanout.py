@@ -1,4 +1,4 @@
-"""The least that many tabs on one answer can cost: the same frames to every socket by aiohttp, and nothing else.
+"""What many tabs on one answer cost without Grizz: the same frames to every socket by aiohttp, and nothing else.
 
 `python -m benchmarks.speed.fanout` prints the address it serves. A client that sends `{"frames", "bytes", "pause_s"}`
 has that sent to all who are connected.

@@ -1,7 +1,8 @@
 """The floor: what Python cannot do with less. A relay from a model to WebSockets with no queue, log, limit or resume.
 
-It opens requests and reads raw chunks through the openai package, as Grizz does, or with plain aiohttp; decodes each
-chunk and sends its words as a frame. `python benchmarks/floor.py openai|aiohttp` prints the address it serves.
+It opens requests through the openai package by `post`, as Grizz does, and reads raw chunks; or both with plain aiohttp.
+It decodes each chunk and sends its words as a frame, at once: what Grizz gains by gathering, it has not.
+`python -m benchmarks.speed.floor openai|aiohttp` prints the address it serves.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import sys
 from collections.abc import AsyncIterator
 
 import aiohttp
+import httpx2
 import openai
 import orjson
 from aiohttp import web
@@ -23,9 +25,18 @@ URL = os.environ.get("OPENAI_BASE_URL", "")
 
 async def by_openai(client: openai.AsyncOpenAI, body: dict[str, object]) -> AsyncIterator[bytes]:
     """The chunks of an answer, by the package's request and raw reading."""
-    async with client.chat.completions.with_streaming_response.create(**body) as answer:  # type: ignore[call-overload]
-        async for data in answer.iter_bytes():
+    answer = await client.post(
+        f"{URL}/chat/completions",
+        cast_to=httpx2.Response,
+        content=orjson.dumps(body),
+        options={"idempotency_key": "none"},
+        stream=True,
+    )
+    try:
+        async for data in answer.aiter_raw():
             yield data
+    finally:
+        await answer.aclose()
 
 
 async def by_aiohttp(http: aiohttp.ClientSession, body: dict[str, object]) -> AsyncIterator[bytes]:

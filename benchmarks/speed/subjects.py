@@ -11,7 +11,7 @@ from benchmarks.processes import Measured, Process, RedisServer
 from benchmarks.speed import asks
 from benchmarks.speed.asks import Ask
 
-DIRECT, FLOOR = "direct", "floor, openai"
+DIRECT, FLOOR, BARE_FLOOR = "direct", "floor, openai", "floor, aiohttp"
 WEBSOCKET, LOCAL, REMOTE = "Grizz, WebSocket", "Grizz, 2 nodes, local", "Grizz, 2 nodes, remote"
 SLOTS = "1000"
 
@@ -23,6 +23,7 @@ class Subject:
     Attributes:
         processes: whose CPU and memory count.
         redis: whose commands count, or None.
+        hello: a path that HTTP clients ask for first, so that they have connections as WebSocket clients have.
     """
 
     name: str
@@ -30,6 +31,7 @@ class Subject:
     url: str
     processes: Sequence[Measured]
     redis: RedisServer | None = None
+    hello: str = ""
 
 
 class Stage(ExitStack):
@@ -73,10 +75,10 @@ class Stage(ExitStack):
         ]
         redis = self.redis()
         return [
-            Subject(DIRECT, asks.direct, self.model.url, [self.model]),
+            Subject(DIRECT, asks.direct, self.model.url, [self.model], hello="/models"),
             *floors,
             Subject(WEBSOCKET, asks.over_websocket, grizz.url, [grizz]),
-            Subject("Grizz, SSE", asks.over_sse, grizz.url, [grizz]),
+            Subject("Grizz, SSE", asks.over_sse, grizz.url, [grizz], hello="/livez"),
             self._pair(LOCAL, redis, home=SLOTS, other=SLOTS),
             self._pair(REMOTE, redis, home="0", other=SLOTS),
         ]

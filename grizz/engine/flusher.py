@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
+
+log = logging.getLogger(__name__)
 
 # A tick flushes what was added in one part of the interval. If it flushed all at once, a hundred streams would hold
 # the loop for as long as all their events and frames take, and the loop would be late for everything else.
@@ -42,4 +45,7 @@ class Flusher:
         self._waiting.difference_update(due)
         self._timer = asyncio.get_running_loop().call_later(self._tick_s, self._tick) if self._waiting else None
         for flush in due:
-            flush()
+            try:
+                flush()
+            except Exception:  # the others that are due shall not wait for ever
+                log.exception("a flush failed")

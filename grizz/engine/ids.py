@@ -20,14 +20,14 @@ def _entropy() -> Callable[[int], bytes]:
     """`secrets.token_bytes`, from a block of the system's random bytes at a time.
 
     A call to the system for each id takes 30 µs on a busy loop, where other threads wait for the interpreter that it
-    lets go (measured), and an answer needs five.
+    lets go (measured), and an answer needs five. For the event loop only: two threads might get the same bytes.
     """
     block = b""
 
     def take(count: int) -> bytes:
         nonlocal block
         if len(block) < count:
-            block = os.urandom(_BLOCK_BYTES)
+            block = os.urandom(max(count, _BLOCK_BYTES))
         taken, block = block[:count], block[count:]
         return taken
 

@@ -193,6 +193,10 @@ class Reply:
             return self._newest[at_hand : at_hand + limit]
         return [Event.read(self._first + i, self._log[i]) for i in range(start, min(start + limit, len(self._log)))]
 
+    def bytes_after(self, seq: int) -> int:
+        """What the events numbered higher than `seq` are as JSON, in bytes."""
+        return sum(map(len, self._log[max(0, seq + 1 - self._first) :]))
+
     @property
     def readers(self) -> int:
         """How many cursors follow it."""
@@ -260,6 +264,11 @@ class Cursor:
     def behind(self) -> bool:
         """Is there something to read?"""
         return self.position < self._reply.last_seq
+
+    @property
+    def bytes_behind(self) -> int:
+        """How much there is to read."""
+        return self._reply.bytes_after(self.position)
 
     @property
     def finished(self) -> bool:

@@ -28,6 +28,8 @@ QUEUE_RECORDS = 10_000
 # How long records of the lower levels wait for others, and how many are written at a time.
 GATHER_S = 0.05
 _AT_A_TIME = 200
+# Several processes may share a stream: a pipe takes up to PIPE_BUF bytes in one piece (POSIX; 4,096 on Linux).
+_WHOLE_BYTES = 4096
 STOP_TIMEOUT_S = 5.0
 MAX_DEPTH = 6
 
@@ -79,6 +81,13 @@ def setup(level: str, fmt: str, stream: TextIO | None = None) -> LogPipe:
     return pipe
 
 
+def finish(within_s: float) -> None:
+    """Write what waits, for who ends the process at once; a stream that takes nothing is given up after `within_s`."""
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, LogPipe):
+            handler.stop(within_s)
+
+
 @contextlib.contextmanager
 def unthreaded(level: str, fmt: str) -> Iterator[None]:
     """Log to standard error without a thread, for a process that forks; `setup` in a fork takes over."""
@@ -120,7 +129,8 @@ class LogPipe(logging.Handler):
     """The way from a logger to the stream: shaped and redacted at once, written by a thread.
 
     The thread writes what came within `GATHER_S` at a time, a warning and worse at once: woken for each record it takes
-    the interpreter from the event loop twice a line, which was a sixth of what a short answer costs (measured).
+    the interpreter from the event loop twice a line, which was a sixth of what a short answer costs (measured). A kill
+    loses what waits.
 
     Attributes:
         dropped: records lost so far because the queue was full or the stream stuck.
@@ -206,17 +216,34 @@ class LogPipe(logging.Handler):
             self._tell_dropped()
 
     def _write(self, records: list[logging.LogRecord]) -> None:
-        lines = []
+        """Write the lines of records, as many in one piece as stay whole beside those of other processes."""
+        piece: list[tuple[logging.LogRecord, str]] = []
+        size = 0
         for record in records:
             try:
-                lines.append(f"{self._shape.format(record)}\n")
+                line = f"{self._shape.format(record)}\n"
             except Exception:
                 self.handleError(record)
+                continue
+            length = len(line.encode(errors="replace"))
+            if piece and size + length > _WHOLE_BYTES:
+                self._write_piece(piece)
+                piece, size = [], 0
+            piece.append((record, line))
+            size += length
+        if piece:
+            self._write_piece(piece)
+
+    def _write_piece(self, piece: list[tuple[logging.LogRecord, str]]) -> None:
         try:
-            self._stream.write("".join(lines))
+            self._stream.write("".join(line for _, line in piece))
             self._stream.flush()
         except Exception:
-            self.handleError(records[-1])
+            if len(piece) == 1:
+                self.handleError(piece[0][0])
+                return
+            for one in piece:  # one line that the stream does not take must not cost the others
+                self._write_piece([one])
 
     def _tell_dropped(self) -> None:
         lost = self.dropped - self._told
@@ -228,8 +255,9 @@ class LogPipe(logging.Handler):
 
 def _prepared(record: logging.LogRecord) -> logging.LogRecord:
     """A copy of `record` that holds nothing but redacted, final values."""
+    message = redact(_message(record))
     record = logging.makeLogRecord(vars(record))
-    record.msg, record.args = redact(_message(record)), None
+    record.msg, record.args = message, None
     if record.exc_info and not record.exc_text:
         record.exc_text = logging.Formatter().formatException(record.exc_info)
     parts = [text for text in (record.exc_text, record.stack_info) if text]

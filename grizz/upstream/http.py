@@ -41,8 +41,8 @@ def fresh_connection() -> Iterator[None]:
 class AiohttpTransport(httpx2.AsyncBaseTransport):
     """Sends requests through one aiohttp session; its errors pass as they are.
 
-    A response that is no error holds its `aiohttp.ClientResponse` as `extensions["aiohttp"]`; an error has its body
-    read, as far as it comes, so that none is left open and the status counts even if the body breaks off.
+    An answer holds its `aiohttp.ClientResponse` as `extensions["aiohttp"]`; an error or a redirect has its body read,
+    as far as it comes, so that none is left open and the status counts even if the body breaks off.
 
     Args:
         connect_timeout_s: seconds to a connection.
@@ -75,11 +75,11 @@ class AiohttpTransport(httpx2.AsyncBaseTransport):
             timeout=self._timeout,
             server_hostname=request.extensions.get("sni_hostname"),
         )
-        if response.status >= 400:
+        if response.status >= 300:
             headers = [pair for pair in response.raw_headers if pair[0].lower() not in _OF_WIRE]
             return httpx2.Response(response.status, headers=headers, content=await _body_of_error(response))
         # Of an answer the package reads its type alone.
-        headers = [(b"content-type", response.headers.get("content-type", "").encode())]
+        headers = [pair for pair in response.raw_headers if pair[0].lower() == b"content-type"]
         extensions = {"aiohttp": response}
         return httpx2.Response(response.status, headers=headers, stream=_Stream(response), extensions=extensions)
 

@@ -74,8 +74,8 @@ class Lanes:
         return iter(list(self._lanes.values()))
 
     @property
-    def all(self) -> Collection[Lane]:
-        """The lanes as they are, for who does not wait while he looks at them."""
+    def as_they_are(self) -> Collection[Lane]:
+        """The lanes, not copied: for who neither waits nor changes them while he looks."""
         return self._lanes.values()
 
     def get(self, name: str | None) -> Lane:

@@ -61,7 +61,15 @@ class Socket(web.WebSocketResponse):
     def has_room(self) -> bool:
         """Would a send go through without waiting?"""
         writer = self._writer
-        return writer is not None and not (writer._closing or writer.protocol._paused or writer.transport.is_closing())
+        if writer is None or self.closed or writer._closing:
+            return False
+        return not writer.protocol._paused and not writer.transport.is_closing()
+
+    async def drain(self) -> None:
+        """Wait until there is room. Not cancel-safe, as all of aiohttp's waiting for it."""
+        if self._writer is not None and self._writer.protocol._paused:
+            self._writer._output_size = 0
+            await self._writer.protocol._drain_helper()
 
     def write_texts(self, messages: Sequence[bytes]) -> None:
         """Send text messages, all in one write: 1 to 3 µs a frame instead of 11 with a write for each (measured).
@@ -74,12 +82,13 @@ class Socket(web.WebSocketResponse):
         writer = self._writer
         if writer is None or writer._closing or writer.transport.is_closing():
             raise ConnectionResetError("Cannot write to closing transport")
-        if len(messages) == 1:
-            data = _text_header(len(messages[0])) + messages[0]
-        else:
-            data = b"".join([part for message in messages for part in (_text_header(len(message)), message)])
-        writer.transport.write(data)
-        writer._output_size += len(data)
+        parts = [part for message in messages for part in (_text_header(len(message)), message)]
+        size = sum(map(len, parts))
+        if size <= _WRITER_LIMIT:
+            parts = [b"".join(parts)]  # a large message is not copied for each of its readers
+        for part in parts:
+            writer.transport.write(part)
+        writer._output_size += size
 
     async def send_texts(self, messages: Sequence[bytes]) -> None:
         """`write_texts`, and wait for room as aiohttp does after each of its frames. Not cancel-safe, as that."""
@@ -87,8 +96,7 @@ class Socket(web.WebSocketResponse):
         writer = self._writer
         if writer is not None and writer._output_size > writer._limit:
             writer._output_size = 0
-            if writer.protocol._paused:
-                await writer.protocol._drain_helper()
+            await self.drain()
 
     def _on_data_received(self) -> None:
         # aiohttp calls this at each read. Its limit of a message's size cannot be raised later, so a stranger could

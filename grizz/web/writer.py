@@ -28,9 +28,7 @@ MAX_NOTICES = 64
 # A send that took longer means the socket is full: from then on deltas are merged until it keeps up again.
 _SLOW_S = 0.05
 _HIDDEN_EVERY_S = 1.0
-# Events that are written without the task: a few, since whoever tells of them waits meanwhile.
-_AT_ONCE = 16
-# Written at a time; a socket that takes no more holds so much beside what is in it.
+# Written at a time, or one event that is larger; a socket that takes no more holds so much beside what is in it.
 _BATCH_BYTES = 16 * 1024
 
 
@@ -118,8 +116,11 @@ class Writer:
         Half of what a frame costs is to wake a task for it, and with 500 tabs on an answer that is nearly all there is:
         30 µs a frame through the task, 17 so, 15 by aiohttp alone (measured).
         """
-        if not (self._parked and self._deliver()):
-            self.wake()
+        try:
+            if not (self._parked and self._deliver()):
+                self.wake()
+        except Exception as error:  # whoever tells of an event must not fail for one of those who read it
+            self._failed(error)
 
     def wake(self) -> None:
         """There may be something to send."""
@@ -157,15 +158,8 @@ class Writer:
         except _Revoked:
             self._lost = True
             self._revoked()
-        except ConnectionError as error:
-            self._lost = True
-            log.debug("connection lost while sending", extra={"err": repr(error)})
-            self._guard.abort()
-        except Exception:
-            self._lost = True
-            log.exception("a writer failed")
-            self._metrics.unhandled_errors.labels("handler").inc()
-            self._guard.abort()  # without a writer the client would wait for ever; so it comes back and resumes
+        except Exception as error:
+            self._failed(error)
         except BaseException:
             self._lost = True
             raise
@@ -174,6 +168,16 @@ class Writer:
             for event in (self._room, self._quiet):
                 if event is not None:
                     event.set()
+
+    def _failed(self, error: Exception) -> None:
+        """Nothing more can be sent: the client shall come back and resume, instead of waiting for ever."""
+        self._lost = True
+        if isinstance(error, ConnectionError):
+            log.debug("connection lost while sending", extra={"err": repr(error)})
+        else:
+            log.error("a writer failed", exc_info=error)
+            self._metrics.unhandled_errors.labels("handler").inc()
+        self._guard.abort()
 
     async def _serve(self) -> None:
         """Send for as long as something is followed, or waits."""
@@ -189,6 +193,11 @@ class Writer:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(pause_s):
                         await self._wake.wait()
+            elif not self._ws.has_room:
+                with self._guard:
+                    await self._ws.drain()
+                if not self._ws.has_room:
+                    return  # it is closing
             else:
                 if self._quiet is not None:
                     self._quiet.set()
@@ -200,20 +209,20 @@ class Writer:
 
         Only while the task is parked: then all that came before is written.
         """
-        if self.presence != "visible" or self._notices or not self._ws.has_room or not self._pulse.is_sure:
+        if self.presence != "visible" or self._notices or not self._pulse.is_sure:
             return False
         written = False
-        for lane in self._lanes.all:
+        for lane in self._lanes.as_they_are:
             cursor = lane.cursor
             if cursor is None or not cursor.behind:
                 continue
-            if cursor.reply.ended or cursor.reply.revoked:
+            reply = cursor.reply
+            if reply.ended or reply.revoked or not self._ws.has_room or cursor.bytes_behind > _BATCH_BYTES:
                 return False
-            self._ws.write_texts([on_lane(event.data, lane.name) for event in cursor.read(_AT_ONCE)])
-            if cursor.behind:
-                return False
+            self._ws.write_texts([on_lane(event.data, lane.name) for event in cursor.read()])
             written = True
-        return written
+        # A full socket is the task's business: only there the watchdog sees for how long.
+        return written and self._ws.has_room
 
     def _pause_s(self) -> float | None:
         """Seconds until the next round: a hidden tab is served once a second, an idle one when an answer has ended.
@@ -280,10 +289,10 @@ def _batches(events: Sequence[Event]) -> Iterator[list[bytes]]:
     batch: list[bytes] = []
     size = 0
     for event in events:
-        batch.append(event.data)
-        size += len(event.data)
-        if size >= _BATCH_BYTES:
+        if batch and size + len(event.data) > _BATCH_BYTES:
             yield batch
             batch, size = [], 0
+        batch.append(event.data)
+        size += len(event.data)
     if batch:
         yield batch

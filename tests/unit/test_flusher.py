@@ -50,3 +50,16 @@ async def test_what_adds_itself_again_while_it_is_called_is_called_again() -> No
     flusher.add(flush)
     await settled(flusher)
     assert len(called) == 3
+
+
+async def test_one_that_fails_holds_up_none_of_the_others(caplog: pytest.LogCaptureFixture) -> None:
+    flusher, called = Flusher(0.05), []
+
+    def fail() -> None:
+        raise ValueError("broken")
+
+    for flush in (fail, lambda: called.append(1)):
+        flusher.add(flush)
+    await settled(flusher)
+    assert called == [1]
+    assert "a flush failed" in caplog.text

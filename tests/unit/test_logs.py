@@ -277,6 +277,39 @@ def test_lines_that_come_together_are_written_together():
     assert stream.writes <= 10
 
 
+def test_a_piece_is_no_longer_than_what_a_pipe_keeps_whole():
+    pieces: list[str] = []
+
+    class Pieces(io.StringIO):
+        def write(self, text: str) -> int:
+            pieces.append(text)
+            return super().write(text)
+
+    written(lambda: [log.info("€" * n) for n in range(0, 3000, 50)] and None, fmt="text", stream=Pieces())
+    assert all(piece.endswith("\n") for piece in pieces)
+    assert all(len(piece.encode()) <= 4096 or piece.count("\n") == 1 for piece in pieces)
+
+
+def test_a_line_that_the_stream_does_not_take_costs_no_other(capfd):
+    class Picky(io.StringIO):
+        def write(self, text: str) -> int:
+            if "bad" in text:
+                raise OSError("no")
+            return super().write(text)
+
+    events = written(lambda: [log.info("bad" if n == 7 else f"{n}") for n in range(20)] and None, stream=Picky())
+    assert [json.loads(line)["event"] for line in events.splitlines()] == [str(n) for n in range(20) if n != 7]
+
+
+def test_what_waits_is_written_by_who_ends_the_process_at_once(monkeypatch):
+    monkeypatch.setattr(logs, "GATHER_S", 60)
+    stream = io.StringIO()
+    with logs.setup("info", "json", stream):
+        log.info("last words")
+        logs.finish(20)
+        assert json.loads(stream.getvalue())["event"] == "last words"
+
+
 def test_a_warning_is_written_at_once_with_what_came_before_it(monkeypatch):
     monkeypatch.setattr(logs, "GATHER_S", 60)
     stream = Gate()
