@@ -44,7 +44,7 @@ fmt: $(DEV) ## format the code and mend what can be mended safely
 	@$(BIN)/python -m ruff check --fix --exit-zero --quiet .
 	@$(BIN)/python -m ruff format .
 
-bench: $(DEV) ## measure speed, beside the least that Python can do (25 minutes)
+bench: $(DEV) ## measure speed, beside the least that Python can do (20 minutes)
 	@$(BIN)/python -m benchmarks.speed $(ARGS)
 
 bench-compare: $(RUN) ## compare two results of bench: ARGS="OLD.json NEW.json"

@@ -2,7 +2,7 @@
 
 Every load runs on every subject in turn, round after round, so that what disturbs one disturbs all; read the ratios,
 not single numbers: shared machines differ by half between two runs. Then what it costs as work grows. Prints Markdown;
-exits 1 when a promise is broken. Everything is on loopback, bounded in count and time: 25 minutes, 17 more with peers,
+exits 1 when a promise is broken. Everything is on loopback, bounded in count and time: 20 minutes, 10 more with peers,
 3 with --quick. Needs Linux and, to mean something, two cores that nobody else uses.
 """
 
@@ -31,10 +31,10 @@ from benchmarks.speed.load import Load, run
 from benchmarks.speed.subjects import Stage, Subject, peers
 
 LOADS = {
-    "paced": Load(50, 200, 50),
-    "steady": Load(200, 250, 50, starts_s=2),
+    "paced": Load(50, 150, 50),
+    "steady": Load(200, 200, 50, starts_s=2),
     "saturation": Load(200, 500, 200),
-    "short": Load(400, 20, 0, starts_s=4),
+    "short": Load(300, 20, 0, starts_s=3),
 }
 QUICK = {
     "paced": Load(50, 100, 50),
@@ -51,8 +51,8 @@ _DESCRIBED = {
 WARM = Load(20, 50, 0, starts_s=0.2)
 # Seconds that a peer may take for a load: what is left then is cut off.
 PEER_CAP_S = 12.0
-# They are measured in these: what they cannot do takes long, and each begins anew for it.
-PEER_LOADS = ("paced", "saturation")
+# They are measured in this: what they cannot do takes long, and each begins anew for it.
+PEER_LOADS = ("saturation",)
 _GROWTH_QUICK = {"streams": (1, 100), "reply length": (100, 1000), "tabs": (1, 100), "idle sockets": (0, 1000)}
 
 

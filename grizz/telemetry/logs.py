@@ -65,7 +65,7 @@ def setup(level: str, fmt: str, stream: TextIO | None = None) -> LogPipe:
     Returns:
         The pipe, also a context manager. Call its `stop` last, so that nothing is lost.
     """
-    stream = stream or sys.stderr
+    stream = stream or sys.stderr or open(os.devnull, "w")  # None: started with it closed, as some wrappers do
     root = logging.getLogger()
     for old in [handler for handler in root.handlers if isinstance(handler, LogPipe)]:
         root.removeHandler(old)

@@ -16,6 +16,7 @@ from urllib.request import getproxies, proxy_bypass
 import aiohttp
 import httpx2
 
+from grizz.config import is_loopback
 from grizz.errors import UpstreamError
 
 # What of an error's body is read; a broken one may have no end.
@@ -111,7 +112,8 @@ class AiohttpTransport(httpx2.AsyncBaseTransport):
 
 
 def _proxy_of(scheme: str, host: str) -> str | None:
-    return None if proxy_bypass(host) else getproxies().get(scheme)
+    # No proxy reaches what only this machine can, and the demo model is there.
+    return None if is_loopback(host) or proxy_bypass(host) else getproxies().get(scheme)
 
 
 class _Stream(httpx2.AsyncByteStream):

@@ -29,10 +29,9 @@ async def test_the_model_server_is_asked_through_the_proxy_of_the_environment(mo
     assert proxy.requests == 1
 
 
-async def test_no_proxy_names_what_is_asked_directly(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_model_server_on_this_machine_is_asked_directly(monkeypatch: pytest.MonkeyPatch) -> None:
     async with raw_upstream(quick) as (proxy, proxy_url), raw_upstream(quick) as (model, url):
         monkeypatch.setenv("http_proxy", proxy_url.removesuffix("/v1"))
-        monkeypatch.setenv("no_proxy", "127.0.0.1")
         async with running({"main": {"base_url": url}}) as grizz:
             assert text_of(await (await grizz.player()).ask("hello")) == "quick"
     assert (proxy.requests, model.requests) == (0, 1)

@@ -411,3 +411,9 @@ def test_a_program_that_ends_without_stop_loses_nothing(end):
         [sys.executable, "-c", script], env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, timeout=30
     )
     assert done.stderr.count(b'"event": "said"') == 3000
+
+
+def test_without_a_standard_error_it_starts_all_the_same(monkeypatch):
+    monkeypatch.setattr(sys, "stderr", None)
+    with logs.setup("info", "auto"):
+        log.warning("to nobody")
