@@ -8,6 +8,7 @@ room. Other libraries' loggers speak from `warning` up only: at lower levels som
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import logging
 import math
@@ -54,6 +55,11 @@ _CONTROL = {code: repr(chr(code))[1:-1] for code in (*range(0x20), *range(0x7F, 
 _COLORS = {"debug": "2", "info": "32", "warning": "33", "error": "31", "critical": "1;31"}
 
 
+class _Nowhere(io.TextIOBase):
+    def write(self, text: str) -> int:
+        return len(text)
+
+
 def setup(level: str, fmt: str, stream: TextIO | None = None) -> LogPipe:
     """Send all logging to `stream` (standard error if None) from now on; replaces an earlier setup.
 
@@ -65,7 +71,7 @@ def setup(level: str, fmt: str, stream: TextIO | None = None) -> LogPipe:
     Returns:
         The pipe, also a context manager. Call its `stop` last, so that nothing is lost.
     """
-    stream = stream or sys.stderr or open(os.devnull, "w")  # None: started with it closed, as some wrappers do
+    stream = stream or sys.stderr or _Nowhere()  # None: started with it closed, as some wrappers do
     root = logging.getLogger()
     for old in [handler for handler in root.handlers if isinstance(handler, LogPipe)]:
         root.removeHandler(old)
