@@ -55,7 +55,9 @@ _CONTROL = {code: repr(chr(code))[1:-1] for code in (*range(0x20), *range(0x7F, 
 _COLORS = {"debug": "2", "info": "32", "warning": "33", "error": "31", "critical": "1;31"}
 
 
-class _Nowhere(io.TextIOBase):
+class _Nowhere(io.StringIO):
+    """Takes everything and keeps nothing."""
+
     def write(self, text: str) -> int:
         return len(text)
 
