@@ -27,7 +27,7 @@ def clock(path: str) -> None:
     time.time_ns = lambda: real_ns() + int(struct.unpack("<d", shift[:])[0] * 1e9)
 
 
-Write = Callable[[Any, Sequence[bytes]], None]
+Write = Callable[[Any, Sequence[bytes]], bool]
 
 
 def broken(how: str) -> None:
@@ -39,7 +39,7 @@ def broken(how: str) -> None:
     deltas: dict[Any, int] = {}
     done: list[Any] = []
 
-    def sabotage(connection: Any, messages: Sequence[bytes]) -> None:
+    def sabotage(connection: Any, messages: Sequence[bytes]) -> bool:
         sent = []
         for data in messages:
             if connection in silent:
@@ -55,7 +55,7 @@ def broken(how: str) -> None:
                         sent.append(data)
                     if how in ("hang", "drop"):
                         sent.pop()
-        write(connection, sent)
+        return write(connection, sent)
 
     Socket.write_texts = sabotage  # type: ignore[method-assign, assignment]
 

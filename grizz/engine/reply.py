@@ -195,6 +195,8 @@ class Reply:
 
     def bytes_after(self, seq: int) -> int:
         """What the events numbered higher than `seq` are as JSON, in bytes."""
+        if seq + 1 == self.last_seq:  # the usual case, for each tab at each event
+            return len(self._log[-1])
         return sum(map(len, self._log[max(0, seq + 1 - self._first) :]))
 
     @property

@@ -71,10 +71,10 @@ class Socket(web.WebSocketResponse):
             self._writer._output_size = 0
             await self._writer.protocol._drain_helper()
 
-    def write_texts(self, messages: Sequence[bytes]) -> None:
+    def write_texts(self, messages: Sequence[bytes]) -> bool:
         """Send text messages, all in one write: 1 to 3 µs a frame instead of 11 with a write for each (measured).
 
-        What a socket that has no room does not take is kept for it.
+        What a socket that has no room does not take is kept for it. Returns whether there is still room.
 
         Raises:
             ConnectionResetError: the connection is closing.
@@ -82,13 +82,16 @@ class Socket(web.WebSocketResponse):
         writer = self._writer
         if writer is None or writer._closing or writer.transport.is_closing():
             raise ConnectionResetError("Cannot write to closing transport")
-        parts = [part for message in messages for part in (_text_header(len(message)), message)]
-        size = sum(map(len, parts))
-        if size <= _WRITER_LIMIT:
-            parts = [b"".join(parts)]  # a large message is not copied for each of its readers
-        for part in parts:
-            writer.transport.write(part)
+        size = sum(map(len, messages))
+        if len(messages) == 1 and size <= _WRITER_LIMIT:
+            writer.transport.write(_text_header(size) + messages[0])
+        else:
+            parts = [part for message in messages for part in (_text_header(len(message)), message)]
+            # A large message is not copied for each of its readers.
+            for part in parts if size > _WRITER_LIMIT else (b"".join(parts),):
+                writer.transport.write(part)
         writer._output_size += size
+        return not writer.protocol._paused
 
     async def send_texts(self, messages: Sequence[bytes]) -> None:
         """`write_texts`, and wait for room as aiohttp does after each of its frames. Not cancel-safe, as that."""

@@ -219,10 +219,11 @@ class Writer:
             reply = cursor.reply
             if reply.ended or reply.revoked or not self._ws.has_room or cursor.bytes_behind > _BATCH_BYTES:
                 return False
-            self._ws.write_texts([on_lane(event.data, lane.name) for event in cursor.read()])
+            name = lane.name
+            if not self._ws.write_texts([on_lane(event.data, name) for event in cursor.read()]):
+                return False  # a full socket is the task's business: only there the watchdog sees for how long
             written = True
-        # A full socket is the task's business: only there the watchdog sees for how long.
-        return written and self._ws.has_room
+        return written
 
     def _pause_s(self) -> float | None:
         """Seconds until the next round: a hidden tab is served once a second, an idle one when an answer has ended.

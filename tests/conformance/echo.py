@@ -35,7 +35,7 @@ async def receive(ws: Socket, timeout: float | None = None) -> WSMessage:  # noq
     return message
 
 
-def write_texts(ws: Socket, messages: Sequence[bytes]) -> None:
+def write_texts(ws: Socket, messages: Sequence[bytes]) -> bool:
     """Send what came in instead of what the server says about it."""
     for _ in messages:
         asked = _unanswered[ws].popleft()
@@ -45,6 +45,7 @@ def write_texts(ws: Socket, messages: Sequence[bytes]) -> None:
             writer = ws._writer
             assert writer is not None
             writer._write_websocket_frame(asked.data, asked.type, 0)
+    return ws.has_room
 
 
 if __name__ == "__main__":
