@@ -194,7 +194,7 @@ class Home:
         """
         now, left, room = _now(), _MOST_AGAIN, _MOST_AGAIN_BYTES
         for reply in self._replies.all_running() if self._pulse.is_sure else ():
-            # In this order: with 100,000 jobs waiting each look counts, and most were told of lately or have no readers.
+            # In this order: 100,000 jobs may wait, of which most were told of lately or have no readers.
             if now - reply.told_at < QUEUED_AGAIN_S or not reply.readers or reply.status != "queued":
                 continue
             (last,) = reply.after(reply.last_seq - 1, 1)

@@ -99,9 +99,10 @@ class Replies:
         return [
             reply
             for reply in self._running.values()
+            # Most that wait unwatched are background jobs, and there may be 100,000 of them.
             if reply.unwatched_since is not None
-            and now - reply.unwatched_since > (_FLEETING_S if reply.request.fleeting else self._grace_s)
             and not reply.request.background
+            and now - reply.unwatched_since > (_FLEETING_S if reply.request.fleeting else self._grace_s)
         ]
 
     def all_running(self) -> Iterator[Reply]:
