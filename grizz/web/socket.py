@@ -58,16 +58,26 @@ class Socket(web.WebSocketResponse):
         return transport
 
     @property
+    def is_full(self) -> bool:
+        """Would a send wait for who reads?"""
+        return self._writer is not None and self._writer.protocol._paused
+
+    @property
     def has_room(self) -> bool:
-        """Would a send go through without waiting?"""
+        """Would a send go through, and without waiting?"""
         writer = self._writer
         if writer is None or self.closed or writer._closing:
             return False
         return not writer.protocol._paused and not writer.transport.is_closing()
 
     async def drain(self) -> None:
-        """Wait until there is room. Not cancel-safe, as all of aiohttp's waiting for it."""
-        if self._writer is not None and self._writer.protocol._paused:
+        """Wait until it is not full. Not cancel-safe, as all of aiohttp's waiting for it.
+
+        Raises:
+            ConnectionResetError: the connection was lost.
+        """
+        if self.is_full:
+            assert self._writer is not None
             self._writer._output_size = 0
             await self._writer.protocol._drain_helper()
 

@@ -193,11 +193,9 @@ class Writer:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(pause_s):
                         await self._wake.wait()
-            elif not self._ws.has_room:
+            elif self._ws.is_full:  # by events that were written without this task: here the watchdog sees for how long
                 with self._guard:
                     await self._ws.drain()
-                if not self._ws.has_room:
-                    return  # it is closing
             else:
                 if self._quiet is not None:
                     self._quiet.set()
@@ -221,7 +219,7 @@ class Writer:
                 return False
             name = lane.name
             if not self._ws.write_texts([on_lane(event.data, name) for event in cursor.read()]):
-                return False  # a full socket is the task's business: only there the watchdog sees for how long
+                return False  # it is full now
             written = True
         return written
 

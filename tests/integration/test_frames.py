@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 
 import aiohttp
 import pytest
@@ -28,6 +29,20 @@ async def test_a_token_is_that_many_bytes_on_the_wire_at_most(
     assert sum(map(frame_bytes, deltas)) / WORDS <= most
 
 
+@asynccontextmanager
+async def serving(handler: Callable[[web.Request], Awaitable[Socket]]) -> AsyncIterator[str]:
+    """The address of a server that has this handler alone."""
+    app = web.Application()
+    app.router.add_get("/", handler)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        yield "http://{}:{}/".format(*runner.addresses[0])
+    finally:
+        await runner.cleanup()
+
+
 async def received(batches: Sequence[Sequence[bytes]], http: aiohttp.ClientSession) -> list[str]:
     """What a client gets of these sends."""
 
@@ -39,16 +54,8 @@ async def received(batches: Sequence[Sequence[bytes]], http: aiohttp.ClientSessi
         await ws.close()
         return ws
 
-    app = web.Application()
-    app.router.add_get("/", handler)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    try:
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        async with http.ws_connect("http://{}:{}/".format(*runner.addresses[0]), max_msg_size=0) as ws:
-            return [message.data async for message in ws]
-    finally:
-        await runner.cleanup()
+    async with serving(handler) as url, http.ws_connect(url, max_msg_size=0) as ws:
+        return [message.data async for message in ws]
 
 
 async def test_messages_of_every_size_arrive_whole_and_in_order(http: aiohttp.ClientSession) -> None:
@@ -72,18 +79,10 @@ async def test_messages_after_the_close_are_refused(http: aiohttp.ClientSession)
             refused.set_result(error)
         return ws
 
-    app = web.Application()
-    app.router.add_get("/", handler)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    try:
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        async with http.ws_connect("http://{}:{}/".format(*runner.addresses[0])) as ws:
-            assert [message async for message in ws] == []
+    async with serving(handler) as url, http.ws_connect(url) as ws:
+        assert [message async for message in ws] == []
         async with asyncio.timeout(10):
             assert isinstance(await refused, ConnectionResetError)
-    finally:
-        await runner.cleanup()
 
 
 async def test_the_events_that_end_an_answer_come_in_one_piece(http: aiohttp.ClientSession) -> None:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from collections.abc import Sequence
 
 import aiohttp
+import pytest
 
+from grizz.web.socket import Socket
 from tests.conftest import Grizz
 from tests.player import Player, numbers, text_of
 
@@ -51,6 +54,29 @@ async def test_a_client_that_stops_reading_is_cut_off_and_its_answer_can_be_resu
     player = await Player.connect(http, grizz.ws_url)
     await player.send({"type": "grizz:attach", "response_id": response_id})
     assert text_of(await player.answer()) == numbers(60000)
+    stalled.sock.close()
+
+
+async def test_a_client_that_stops_reading_is_cut_off_also_while_the_answer_is_quiet(
+    start_grizz, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its socket is filled by the last event before a silence, which was written without anybody waiting for it."""
+    write = Socket.write_texts
+
+    def fill(ws: Socket, messages: Sequence[bytes]) -> bool:
+        left = write(ws, messages)
+        if b"w7 " in messages[-1]:
+            ws._writer.transport.write(bytes(16 * 1024 * 1024))
+            return not ws._writer.protocol._paused
+        return left
+
+    monkeypatch.setattr(Socket, "write_texts", fill)
+    grizz = await start_grizz(server__stall_timeout_s=0.5)
+    stalled = Stalled(grizz)
+    await stalled.ask("[[words:20]] [[rate:20]] [[stall:8]]")
+    async with asyncio.timeout(20):
+        while grizz.app.metrics.registry.get_sample_value("grizz_client_drops_total", {"reason": "write_stall"}) != 1:
+            await asyncio.sleep(0.05)
     stalled.sock.close()
 
 
