@@ -11,7 +11,7 @@ import mmap
 import struct
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 # Which delta of the first answer that has come so far a broken build gets wrong, and which word of all answers.
@@ -27,19 +27,19 @@ def clock(path: str) -> None:
     time.time_ns = lambda: real_ns() + int(struct.unpack("<d", shift[:])[0] * 1e9)
 
 
-Write = Callable[[Any, Sequence[bytes]], bool]
+Send = Callable[[Any, Sequence[bytes]], Awaitable[None]]
 
 
 def broken(how: str) -> None:
     """Break the writing of sockets for one event of one answer, then never again."""
     from grizz.web.socket import Socket
 
-    write: Write = Socket.write_texts
+    send: Send = Socket.send_texts
     silent: list[Any] = []
     deltas: dict[Any, int] = {}
     done: list[Any] = []
 
-    def sabotage(connection: Any, messages: Sequence[bytes]) -> bool:
+    async def sabotage(connection: Any, messages: Sequence[bytes]) -> None:
         sent = []
         for data in messages:
             if connection in silent:
@@ -55,9 +55,11 @@ def broken(how: str) -> None:
                         sent.append(data)
                     if how in ("hang", "drop"):
                         sent.pop()
-        return write(connection, sent)
+        await send(connection, sent)
 
-    Socket.write_texts = sabotage  # type: ignore[method-assign, assignment]
+    Socket.send_texts = sabotage  # type: ignore[method-assign, assignment]
+    # The other way out is closed, so that all goes this one.
+    Socket.write_now = lambda *_: False  # type: ignore[method-assign]
 
 
 def muddled(how: str) -> None:

@@ -193,11 +193,10 @@ class Reply:
             return self._newest[at_hand : at_hand + limit]
         return [Event.read(self._first + i, self._log[i]) for i in range(start, min(start + limit, len(self._log)))]
 
-    def bytes_after(self, seq: int) -> int:
-        """What the events numbered higher than `seq` are as JSON, in bytes."""
-        if seq + 1 == self.last_seq:  # the usual case, for each tab at each event
-            return len(self._log[-1])
-        return sum(map(len, self._log[max(0, seq + 1 - self._first) :]))
+    def newest_after(self, seq: int) -> Sequence[Event]:
+        """All events numbered higher than `seq`, if they are at hand; else none."""
+        count = self._first + len(self._log) - 1 - seq
+        return self._newest[-count:] if 0 < count <= len(self._newest) else ()
 
     @property
     def readers(self) -> int:
@@ -267,10 +266,9 @@ class Cursor:
         """Is there something to read?"""
         return self.position < self._reply.last_seq
 
-    @property
-    def bytes_behind(self) -> int:
-        """How much there is to read."""
-        return self._reply.bytes_after(self.position)
+    def peek(self) -> Sequence[Event]:
+        """All that there is to read, if that is at hand; the position stays."""
+        return self._reply.newest_after(self.position)
 
     @property
     def finished(self) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 
-from aiohttp import web
+from aiohttp import WSMsgType, web
 
 from grizz.config import ServerSettings
 
@@ -21,6 +21,12 @@ def _text_header(size: int) -> bytes:
     if size < 126:
         return bytes((0x81, size))
     return b"\x81\x7e" + size.to_bytes(2, "big") if size < 65536 else b"\x81\x7f" + size.to_bytes(8, "big")
+
+
+def _framed(messages: Sequence[bytes]) -> bytes:
+    if len(messages) == 1:
+        return _text_header(len(messages[0])) + messages[0]
+    return b"".join([part for message in messages for part in (_text_header(len(message)), message)])
 
 
 class Socket(web.WebSocketResponse):
@@ -62,14 +68,6 @@ class Socket(web.WebSocketResponse):
         """Would a send wait for who reads?"""
         return self._writer is not None and self._writer.protocol._paused
 
-    @property
-    def has_room(self) -> bool:
-        """Would a send go through, and without waiting?"""
-        writer = self._writer
-        if writer is None or self.closed or writer._closing:
-            return False
-        return not writer.protocol._paused and not writer.transport.is_closing()
-
     async def drain(self) -> None:
         """Wait until it is not full. Not cancel-safe, as all of aiohttp's waiting for it.
 
@@ -81,33 +79,41 @@ class Socket(web.WebSocketResponse):
             self._writer._output_size = 0
             await self._writer.protocol._drain_helper()
 
-    def write_texts(self, messages: Sequence[bytes]) -> bool:
+    def write_now(self, messages: Sequence[bytes], most_bytes: int) -> bool:
+        """Send text messages in one write, if nobody has to wait for it; False, and nothing is written, otherwise.
+
+        Args:
+            most_bytes: more than so many are no matter of now.
+        """
+        writer = self._writer
+        if writer is None or self._closed or writer._closing or writer.protocol._paused:
+            return False
+        transport = writer.transport
+        if sum(map(len, messages)) > most_bytes or transport.is_closing():
+            return False
+        data = _framed(messages)
+        transport.write(data)
+        writer._output_size += len(data)
+        return True
+
+    async def send_texts(self, messages: Sequence[bytes]) -> None:
         """Send text messages, all in one write: 1 to 3 µs a frame instead of 11 with a write for each (measured).
 
-        What a socket that has no room does not take is kept for it. Returns whether there is still room.
+        Waits for room as aiohttp does after each of its frames. Not cancel-safe, as that.
 
         Raises:
             ConnectionResetError: the connection is closing.
         """
+        if len(messages) == 1:
+            await self.send_frame(messages[0], WSMsgType.TEXT)
+            return
         writer = self._writer
         if writer is None or writer._closing or writer.transport.is_closing():
             raise ConnectionResetError("Cannot write to closing transport")
-        size = sum(map(len, messages))
-        if len(messages) == 1 and size <= _WRITER_LIMIT:
-            writer.transport.write(_text_header(size) + messages[0])
-        else:
-            parts = [part for message in messages for part in (_text_header(len(message)), message)]
-            # A large message is not copied for each of its readers.
-            for part in parts if size > _WRITER_LIMIT else (b"".join(parts),):
-                writer.transport.write(part)
-        writer._output_size += size
-        return not writer.protocol._paused
-
-    async def send_texts(self, messages: Sequence[bytes]) -> None:
-        """`write_texts`, and wait for room as aiohttp does after each of its frames. Not cancel-safe, as that."""
-        self.write_texts(messages)
-        writer = self._writer
-        if writer is not None and writer._output_size > writer._limit:
+        data = _framed(messages)
+        writer.transport.write(data)
+        writer._output_size += len(data)
+        if writer._output_size > writer._limit:
             writer._output_size = 0
             await self.drain()
 

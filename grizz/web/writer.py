@@ -212,16 +212,19 @@ class Writer:
         written = False
         for lane in self._lanes.as_they_are:
             cursor = lane.cursor
-            if cursor is None or not cursor.behind:
+            if cursor is None:
                 continue
-            reply = cursor.reply
-            if reply.ended or reply.revoked or not self._ws.has_room or cursor.bytes_behind > _BATCH_BYTES:
+            if not (events := cursor.peek()):
+                if cursor.behind:
+                    return False
+                continue
+            reply, name = cursor.reply, lane.name
+            messages = [on_lane(event.data, name) for event in events]
+            if reply.ended or reply.revoked or not self._ws.write_now(messages, _BATCH_BYTES):
                 return False
-            name = lane.name
-            if not self._ws.write_texts([on_lane(event.data, name) for event in cursor.read()]):
-                return False  # it is full now
+            cursor.position = events[-1].seq
             written = True
-        return written
+        return written and not self._ws.is_full
 
     def _pause_s(self) -> float | None:
         """Seconds until the next round: a hidden tab is served once a second, an idle one when an answer has ended.

@@ -23,7 +23,7 @@ from grizz.cli import main
 from grizz.web.socket import Socket
 
 _unanswered: dict[Socket, deque[WSMessage]] = {}
-_write = Socket.write_texts
+_send = Socket.send_texts
 
 
 async def receive(ws: Socket, timeout: float | None = None) -> WSMessage:  # noqa: ASYNC109  # aiohttp's own signature
@@ -35,20 +35,17 @@ async def receive(ws: Socket, timeout: float | None = None) -> WSMessage:  # noq
     return message
 
 
-def write_texts(ws: Socket, messages: Sequence[bytes]) -> bool:
+async def send_texts(ws: Socket, messages: Sequence[bytes]) -> None:
     """Send what came in instead of what the server says about it."""
     for _ in messages:
         asked = _unanswered[ws].popleft()
         if asked.type is WSMsgType.TEXT:
-            _write(ws, [asked.data.encode()])
+            await _send(ws, [asked.data.encode()])
         else:
-            writer = ws._writer
-            assert writer is not None
-            writer._write_websocket_frame(asked.data, asked.type, 0)
-    return ws.has_room
+            await ws.send_frame(asked.data, asked.type)
 
 
 if __name__ == "__main__":
     Socket.receive = receive  # type: ignore[method-assign]
-    Socket.write_texts = write_texts  # type: ignore[method-assign]
+    Socket.send_texts = send_texts  # type: ignore[method-assign]
     sys.exit(main())

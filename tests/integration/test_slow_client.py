@@ -61,16 +61,16 @@ async def test_a_client_that_stops_reading_is_cut_off_also_while_the_answer_is_q
     start_grizz, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its socket is filled by the last event before a silence, which was written without anybody waiting for it."""
-    write = Socket.write_texts
+    write = Socket.write_now
 
-    def fill(ws: Socket, messages: Sequence[bytes]) -> bool:
-        left = write(ws, messages)
+    def fill(ws: Socket, messages: Sequence[bytes], most_bytes: int) -> bool:
+        written = write(ws, messages, most_bytes)
         if b"w7 " in messages[-1]:
+            assert written
             ws._writer.transport.write(bytes(16 * 1024 * 1024))
-            return not ws._writer.protocol._paused
-        return left
+        return written
 
-    monkeypatch.setattr(Socket, "write_texts", fill)
+    monkeypatch.setattr(Socket, "write_now", fill)
     grizz = await start_grizz(server__stall_timeout_s=0.5)
     stalled = Stalled(grizz)
     await stalled.ask("[[words:20]] [[rate:20]] [[stall:8]]")
