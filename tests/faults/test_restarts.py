@@ -214,7 +214,8 @@ async def test_a_reply_costs_two_transactions_at_most(tmp_path: Path) -> None:
         for _ in range(10):
             await ask(http, house, "[[words:20]]")
         one_by_one = await commits()
-        assert one_by_one - before == 20
+        # Fewer when an end waits for the next start: both are written as one then.
+        assert 10 <= one_by_one - before <= 20
         await asyncio.gather(*(ask(http, house, "[[words:20]]") for _ in range(30)))
         assert await commits() - one_by_one <= 60
         assert house.rows("SELECT (SELECT count(*) FROM jobs), (SELECT count(*) FROM turns)") == [(0, 40)]
