@@ -36,6 +36,8 @@ class Conversation:
         version: how often it was written to; every write adds one.
         items: how many there are.
         bytes: what their JSON comes to.
+        running: the turn that has its lock, as a listing found it; "" for none. One whose process died may be named
+            until another one begins.
     """
 
     id: str
@@ -47,6 +49,7 @@ class Conversation:
     version: int = 1
     items: int = 0
     bytes: int = 0
+    running: str = ""
 
     @property
     def title(self) -> str:
@@ -136,6 +139,8 @@ class Shelf(Protocol):
         self, owner: str, *, after: str | None, limit: int, newest_first: bool, wanted: Wanted
     ) -> tuple[list[Conversation], bool] | None:
         """`limit` of an owner's conversations at most, by when they were last written to, and whether there are more.
+
+        Only here they say which turn runs in them.
 
         None when `after`, the conversation before the first of them, is not among this owner's.
         """

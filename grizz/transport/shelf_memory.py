@@ -48,6 +48,11 @@ class Locks:
         self._held[conversation_id] = (turn, now + hold_s)
         return True
 
+    def named(self, conversation: Conversation) -> Conversation:
+        """The conversation, with the turn that has its lock."""
+        turn, until = self._held.get(conversation.id, ("", 0.0))
+        return dataclasses.replace(conversation, running=turn) if self._clock() < until else conversation
+
     def release(self, conversation_id: str, turn: str) -> None:
         """Give a lock back, if this turn has it."""
         if self._held.get(conversation_id, ("", 0.0))[0] == turn:
@@ -201,7 +206,7 @@ class MemoryShelf:
             found += filter(wanted.matches, some)
             if len(found) > limit:
                 break
-        return found[:limit], len(found) > limit
+        return list(map(self._locks.named, found[:limit])), len(found) > limit
 
     async def begin(self, conversation_id: str, turn: str, hold_s: float) -> list[Item] | None:
         """See `Shelf.begin`."""

@@ -143,8 +143,13 @@ def _object(conversation: Conversation) -> dict[str, Any]:
 
 def _listed(conversation: Conversation) -> dict[str, Any]:
     """As a page that lists conversations needs it."""
-    more = {"title": conversation.title, "updated_at": int(conversation.updated_at), "items": conversation.items}
-    return {**_object(conversation), **more}
+    return {
+        **_object(conversation),
+        "title": conversation.title,
+        "updated_at": int(conversation.updated_at),
+        "items": conversation.items,
+        "running": conversation.running or None,
+    }
 
 
 def _paging(request: web.Request) -> tuple[str | None, int, bool]:

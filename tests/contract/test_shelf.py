@@ -241,6 +241,20 @@ async def test_a_listing_has_the_last_written_first_and_only_its_owners(shelf: S
     assert await listed(shelf) == ([a], False)
 
 
+async def test_a_listing_says_which_turn_runs_in_a_conversation(shelf: Shelf) -> None:
+    a, b = [await made(shelf) for _ in range(2)]
+
+    async def running() -> dict[str, str]:
+        page = await shelf.listing("alice", after=None, limit=10, newest_first=True, wanted=Wanted())
+        assert page is not None
+        return {one.id: one.running for one in page[0]}
+
+    await shelf.begin(a, "resp_1", 60.0)
+    assert await running() == {a: "resp_1", b: ""}
+    await shelf.append(a, items("x"), turn="resp_1")
+    assert await running() == {a: "", b: ""}
+
+
 async def test_a_listing_finds_by_title_in_any_case_and_by_metadata(shelf: Shelf) -> None:
     names = [
         await made(shelf, opening=f"Über Zug {n}", metadata={"kind": str(n % 2), "title": "Plan"} if n % 3 else {})

@@ -421,6 +421,25 @@ async def test_the_listing_has_titles_pages_and_finds(
     assert [one["id"] for one in (await listing("?order=asc"))["data"]] == [named.id, talk.id]
 
 
+async def test_the_listing_names_the_response_that_runs_in_a_conversation(
+    grizz: Grizz, client: AsyncOpenAI, http: aiohttp.ClientSession
+) -> None:
+    async def running() -> Any:
+        async with http.get(f"{grizz.url}/v1/conversations") as answer:
+            return [one["running"] for one in (await answer.json())["data"]]
+
+    talk = await client.conversations.create()
+    stream = await client.responses.create(
+        input="[[words:20]] [[rate:100]]", conversation=talk.id, stream=True, model="grizz-demo"
+    )
+    first = await anext(aiter(stream))
+    assert first.type == "response.created"
+    assert await running() == [first.response.id]
+    async for _ in stream:
+        pass
+    assert await running() == [None]
+
+
 async def test_a_conversation_that_has_grown_too_long_takes_no_more(
     grizz: Grizz, client: AsyncOpenAI, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -204,7 +204,7 @@ class RedisShelf:
             raise ShelfDown(str(error)) from error
 
 
-_FIELDS = ("owner", "created", "updated", "metadata", "opening", "version", "items", "bytes")
+_FIELDS = ("owner", "created", "updated", "metadata", "opening", "version", "items", "bytes", "lock")
 
 
 def _keys_of(conv: str) -> tuple[str, str, str]:
@@ -218,7 +218,7 @@ def _flat(items: Sequence[Item]) -> list[str | bytes]:
 def _known(conversation_id: str, row: list[bytes | None] | None) -> Conversation | None:
     if row is None or row[0] is None:
         return None
-    owner, created, updated, metadata, opening, version, items, size = (value or b"" for value in row)
+    owner, created, updated, metadata, opening, version, items, size, lock = (value or b"" for value in row)
     return Conversation(
         id=conversation_id,
         owner=owner.decode(),
@@ -229,6 +229,7 @@ def _known(conversation_id: str, row: list[bytes | None] | None) -> Conversation
         version=int(version),
         items=int(items),
         bytes=int(size),
+        running=lock.decode(),
     )
 
 

@@ -15,7 +15,8 @@ local function now()
   return t[1] * 1000 + math.floor(t[2] / 1000)
 end
 local function known(conv)
-  return redis.call('HMGET', conv, 'owner', 'created', 'updated', 'metadata', 'opening', 'version', 'items', 'bytes')
+  return redis.call('HMGET', conv, 'owner', 'created', 'updated', 'metadata', 'opening', 'version', 'items', 'bytes',
+    'lock')
 end
 """
 

@@ -194,7 +194,8 @@ class SqliteShelf:
             found = list(islice(filter(wanted.matches, map(_conversation, rows)), limit + 1))
             return found[:limit], len(found) > limit
 
-        return await self._read(ask)
+        page = await self._read(ask)
+        return None if page is None else (list(map(self._locks.named, page[0])), page[1])
 
     async def begin(self, conversation_id: str, turn: str, hold_s: float) -> list[Item] | None:
         """See `Shelf.begin`."""
