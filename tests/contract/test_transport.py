@@ -120,6 +120,7 @@ async def test_many_events_of_several_jobs_keep_their_order(transport: Transport
     for seq in range(0, 60, 3):
         for delivery in deliveries:
             transport.publish(delivery, [event(seq + index) for index in range(3)])
+            await transport.renew(delivery)
         await asyncio.sleep(0.005)
     for delivery in deliveries:
         transport.publish(delivery, [event(60, END)])
