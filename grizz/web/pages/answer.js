@@ -2,13 +2,14 @@
  * One answer on the page: takes the events of a response and keeps its record and its DOM.
  *
  * The record is plain data, so it can be stored and shown again later:
- * `{role, id, status, text, thoughts, refusal, calls, problem, stats, sentAt, firstAt, gap, late}`.
- * `status` is a Response status; `problem` is `{text, code}`; `gap` tells that part of the answer
+ * `{role, id, status, text, thoughts, refusal, calls, problem, stats, sentAt, firstAt, gap, late,
+ * model, items, kept}`. `status` is a Response status; `problem` is `{text, code}`; `gap` tells that part of the answer
  * came while nobody measured, so no speed is shown.
  */
 
 import { Body, button, make } from "./body.js";
 import { isRunning } from "./grizz.js";
+import { isCall, readCall, readOutput } from "./items.js";
 
 export const newRecord = () => ({ role: "assistant", id: null, status: "queued", text: "", sentAt: Date.now() });
 
@@ -44,13 +45,14 @@ export class Answer {
   #footer;
   #live = true;
   #waiting = false; // the server said "queued"
+  #position = null; // how many are before it
   #items = new Map(); // output_index → {kind, partAt}
   #severed = false; // an item was closed as incomplete: if another follows, the answer starts again
   #created = false;
   #old = null; // what stays on screen while a replay is drawn aside,
   #showAt = null; // until the replay reaches this sequence_number
 
-  /** `hooks`: {copy(text, button), retry()}. */
+  /** `hooks`: {copy(text, button), retry(), branch()}. */
   constructor(record, hooks) {
     this.record = record;
     this.#hooks = hooks;
@@ -105,6 +107,12 @@ export class Answer {
     if (this.#showAt !== null && event.sequence_number >= this.#showAt) this.#caughtUp();
   }
 
+  /** The place in the queue changed: so many are before it. */
+  queue(position) {
+    this.#position = position;
+    this.#refresh();
+  }
+
   /** The stream ended. `outcome` is what the client hands out, see grizz.js. */
   finish(outcome) {
     const record = this.record;
@@ -122,8 +130,8 @@ export class Answer {
   snapshot(response) {
     const { text, thoughts, refusal, calls } = readOutput(response.output);
     const record = this.record;
-    record.id = response.id;
-    record.status = response.status;
+    Object.assign(record, { id: response.id, status: response.status, model: response.model });
+    record.items = response.output.map((item) => item.id);
     if (!text && !refusal && !calls.length && record.text) return; // keep what was already shown
     const same = text.trimEnd() === record.text.trimEnd() && calls.length === (record.calls?.length ?? 0);
     Object.assign(record, { text, refusal, calls });
@@ -181,8 +189,8 @@ export class Answer {
   onItem({ output_index, item }) {
     if (this.#severed) this.#interrupt();
     this.#items.set(output_index, { kind: item.type, partAt: this.record.text.length });
-    if (item.type !== "function_call") return;
-    const call = { name: item.name, arguments: item.arguments ?? "" };
+    if (!isCall(item)) return;
+    const call = readCall(item);
     this.#items.get(output_index).call = call;
     (this.record.calls ??= []).push(call);
     this.#body.showRest(this.record);
@@ -270,6 +278,7 @@ export class Answer {
   #waitingFor() {
     const { id, firstAt } = this.record;
     if (!this.#live) return id ? "Connection lost. The answer goes on when it is back." : "Waiting for the connection";
+    if (this.#waiting && this.#position !== null) return `Waiting for a free slot, ${ordinal(this.#position + 1)} in line`;
     if (this.#waiting) return "Waiting for a free slot";
     return firstAt ? "" : "Thinking";
   }
@@ -283,37 +292,19 @@ export class Answer {
     const retry = button("Retry", () => this.#hooks.retry());
     retry.dataset.testid = "retry";
     retry.classList.add("retry");
-    row.append(retry);
-    const stats = statsLine(this.record.stats);
+    row.append(retry, button("Branch", () => this.#hooks.branch()));
+    row.lastChild.title = "Go on from here in another chat";
+    const stats = statsLine(this.record);
     if (stats) row.append(make("span", "stats", stats));
     return row;
   }
-}
-
-/** What a Response's output says, without the messages that a later attempt replaced. */
-function readOutput(output = []) {
-  const messages = output.filter((item) => item.type === "message");
-  const dead = messages.findLastIndex((item, index) => item.status === "incomplete" && index < messages.length - 1);
-  const parts = messages.slice(dead + 1).flatMap((item) => item.content ?? []);
-  return {
-    text: parts.map((part) => part.text).filter(Boolean).join("\n\n"),
-    refusal: parts.map((part) => part.refusal).filter(Boolean).join("\n"),
-    thoughts: output
-      .filter((item) => item.type === "reasoning")
-      .flatMap((item) => (item.summary?.length ? item.summary : (item.content ?? [])))
-      .map((part) => part.text)
-      .filter(Boolean)
-      .join("\n\n"),
-    calls: output
-      .filter((item) => item.type === "function_call")
-      .map((item) => ({ name: item.name, arguments: item.arguments })),
-  };
 }
 
 function explain({ kind, error }) {
   if (kind === "unknown") {
     return { text: "The connection dropped before the server confirmed this message. It may or may not have been answered." };
   }
+  if (kind === "absent") return { text: "The connection dropped before the server had this message. Retry sends it." };
   if (kind === "lost") return { text: "This answer is lost: the server no longer has it.", code: "response_not_found" };
   return { text: error?.message ?? "The server refused this message.", code: error?.code };
 }
@@ -327,13 +318,18 @@ function problemBox({ text, code }, id) {
   return box;
 }
 
-function statsLine(stats) {
-  if (!stats) return "";
-  const parts = [];
+function statsLine({ stats, model }) {
+  if (!stats) return model ?? "";
+  const parts = model ? [model] : [];
   if (stats.first !== null) parts.push(`${duration(stats.first)} to first token`);
   if (stats.rate !== null) parts.push(`${Math.round(stats.rate)} tokens/s`);
   if (stats.tokens) parts.push(`${stats.tokens} token${stats.tokens === 1 ? "" : "s"}`);
   return parts.join(" · ");
+}
+
+function ordinal(number) {
+  const ending = { one: "st", two: "nd", few: "rd", other: "th" };
+  return `${number}${ending[new Intl.PluralRules("en", { type: "ordinal" }).select(number)]}`;
 }
 
 function duration(seconds) {

@@ -1,160 +1,214 @@
-/** The chat page: composer, connection pill, scrolling and the list of chats around one open chat. */
+/** The chat page: connection pill, scrolling, shortcuts and dialogs around one open chat. */
 
-import { button, make } from "./body.js";
+import { make } from "./body.js";
 import { Chat } from "./chat.js";
+import { Composer } from "./composer.js";
 import { Grizz } from "./grizz.js";
+import { Sidebar } from "./sidebar.js";
 import { SignIn, hasAccounts } from "./sign-in.js";
 import * as store from "./store.js";
+import { Talks } from "./talks.js";
 
 const $ = (id) => document.getElementById(id);
-const composer = $("composer");
 const scroller = $("scroller");
 const NEAR_BOTTOM_PX = 48;
 const COPIED_MS = 1500;
+const TOAST_MS = 8000;
+const AWAY_MS = 30_000; // who looked away for longer may have gone on elsewhere
 
 const grizz = new Grizz();
+const talks = new Talks(grizz);
 const chats = new Map(); // id → Chat: the open one, and those whose answers still run
 let chat = null; // the one on screen
+let opening = 0;
+
 const signIn = hasAccounts ? new SignIn(() => grizz.info(), () => grizz.connect()) : null;
+const composer = new Composer({
+  send,
+  changed: () => chat && refresh(),
+  editLast: () => chat.edit(),
+  complain: toast,
+});
+const sidebar = new Sidebar(talks, {
+  open: (entry) => {
+    closeSide();
+    open(entry);
+  },
+  current: () => chat?.id,
+  rename: async (entry, name) => attempt("Not renamed", async () => (await whole(entry)).rename(name)),
+  remove: (entry) => attempt("Not deleted on the server", () => remove(entry)),
+  save: (entry, kind) => attempt("Not exported", async () => {
+    const [one, { download }] = await Promise.all([whole(entry), import("./export.js")]);
+    await one.sync();
+    download(one, kind);
+  }),
+});
 
 const hooks = {
   copy,
   model: () => ($("model").hidden ? null : $("model").value || null),
-  changed: (one) => one === chat && refresh(),
-  announce: (one, text) => one === chat && announce(text),
+  changed: (one) => {
+    sidebar.touch(one);
+    if (one === chat) refresh();
+  },
+  announce: (one, text, failed) => (failed ? toast(text) : one === chat && announce(text)),
+  branched: (saved) => {
+    const branch = new Chat(grizz, talks, hooks, saved);
+    branch.save();
+    sidebar.touch(branch);
+    chats.set(branch.id, branch);
+    open(branch);
+    announce("A branch of the chat is open.");
+  },
 };
 
 // Chats -------------------------------------------------------------------------------------------
 
-/** Put a chat on screen: a stored one by its id, or an empty one. */
-function open(id) {
-  const saved = id && !chats.has(id) ? store.load(id) : null;
-  const next = chats.get(id) ?? new Chat(grizz, hooks, saved);
+/** The chat of an entry, as this browser has it. */
+async function whole(entry) {
+  if (chats.has(entry.id)) return chats.get(entry.id);
+  const saved = await store.load(entry.id);
+  return chats.get(entry.id) ?? new Chat(grizz, talks, hooks, saved ?? entry);
+}
+
+/** Put a chat on screen: that of an entry, or an empty one; then look at what the server has of it. */
+async function open(entry = null) {
+  const turn = ++opening;
+  const fresh = { options: store.setting("options") ?? {} };
+  const next = entry ? await whole(entry) : new Chat(grizz, talks, hooks, fresh);
+  if (turn !== opening) return;
   if (chat && !chat.running && chat !== next) chats.delete(chat.id);
   chat = next;
   chats.set(chat.id, chat);
-  store.setCurrent(chat.id);
+  store.setCurrent(chat.empty ? null : chat.id);
   $("messages").replaceChildren(chat.element);
   refresh();
   follow.now();
+  sidebar.reload();
+  composer.focusIfMouse();
+  await chat.sync();
 }
 
 function refresh() {
-  $("welcome").hidden = !chat.empty;
-  $("messages").hidden = chat.empty;
+  const empty = chat.empty && !chat.conversation;
+  $("welcome").hidden = !empty;
+  $("messages").hidden = empty;
   $("stop").hidden = !chat.running;
   $("send").hidden = chat.running;
-  $("send").disabled = !composer.value.trim();
+  $("send").disabled = composer.empty;
   if (!chat.running) $("stop").disabled = false;
+  const { instructions, temperature } = chat.options;
+  $("options-open").toggleAttribute("data-set", Boolean(instructions) || (temperature ?? null) !== null);
   document.title = chat.title ? `${chat.title} - Grizz` : "Grizz";
 }
 
-function send(text) {
-  if (!text.trim() || chat.running) return;
-  chat.send(text.trim());
+function send(text, images = []) {
+  if (!chat || chat.running || !(text.trim() || images.length)) return;
+  chat.send(text, images);
+  store.setCurrent(chat.id);
+  composer.clear();
+  composer.focus();
   follow.now();
 }
 
 function stop() {
-  if (!chat.running) return;
+  if (!chat?.running) return;
   $("stop").disabled = true; // until the server says that it ended
   composer.focus();
   chat.stop();
 }
 
-$("new-chat").addEventListener("click", () => {
-  if (!chat.empty) open(null);
+function newChat() {
+  closeSide();
+  if (!chat.empty || chat.conversation) open();
   composer.focus();
-});
-
-$("recent").addEventListener("click", () => {
-  const entries = store.list();
-  $("chat-list").replaceChildren(
-    ...entries.map((entry) => {
-      const row = make("li");
-      const choose = button(entry.title, () => {
-        $("chats").close();
-        open(entry.id);
-      });
-      if (entry.id === chat.id) choose.ariaCurrent = "true";
-      choose.append(make("time", "", ago(entry.updated)));
-      row.append(choose);
-      return row;
-    }),
-  );
-  $("no-chats").hidden = entries.length > 0;
-  $("forget").hidden = entries.length === 0;
-  $("chats").showModal();
-});
-
-$("chats").addEventListener("click", (event) => {
-  if (event.target === $("chats")) $("chats").close(); // the backdrop
-});
-
-$("forget").addEventListener("click", () => {
-  store.clear();
-  $("chats").close();
-  for (const one of chats.values()) one.forget();
-  open(null);
-});
-
-for (const example of document.querySelectorAll("[data-prompt]")) {
-  example.addEventListener("click", () => {
-    send(example.dataset.prompt);
-    composer.focus();
-  });
 }
 
-// The same chat in another tab went on: show what it shows.
-store.onSaved((id) => {
-  if (id !== chat.id || chat.running) return;
-  const saved = store.load(id);
-  const last = saved?.messages.at(-1);
-  const unconfirmed = last?.status === "queued" && !last.id;
-  if (!saved || unconfirmed || chat.matches(saved)) return;
-  chats.delete(id);
-  chat = null;
-  open(id);
+async function remove(entry) {
+  const one = await whole(entry);
+  chats.delete(one.id);
+  sidebar.forget(one);
+  if (one === chat) open();
+  await one.remove();
+}
+
+async function attempt(failed, work) {
+  try {
+    await work();
+  } catch (error) {
+    toast(`${failed}. ${error.message}`);
+  }
+}
+
+$("new-chat").addEventListener("click", newChat);
+$("stop").addEventListener("click", stop);
+for (const example of document.querySelectorAll("[data-prompt]")) {
+  example.addEventListener("click", () => send(example.dataset.prompt));
+}
+
+store.onChanged(async ({ kind, id }) => {
+  sidebar.reload();
+  if (id === null) return location.reload(); // signed out in another tab
+  const one = chats.get(id);
+  if (kind === "removed") {
+    chats.delete(id);
+    if (one === chat) open();
+  } else if (one) {
+    const saved = await store.load(id);
+    if (saved) one.adopt(saved);
+  }
 });
 
 function saveAll() {
   for (const one of chats.values()) if (one.running) one.save();
 }
 
-// Composer ----------------------------------------------------------------------------------------
+// Dialogs, the drawer and shortcuts ---------------------------------------------------------------
 
-function grow() {
-  composer.style.height = "auto";
-  composer.style.height = `${composer.scrollHeight}px`;
+const wide = matchMedia("(min-width: 60rem)");
+wide.addEventListener("change", closeSide);
+
+function closeSide() {
+  if ($("side").matches(":popover-open")) $("side").hidePopover();
 }
 
-composer.addEventListener("input", () => {
-  grow();
-  store.setDraft(composer.value);
-  $("send").disabled = !composer.value.trim();
+$("side").addEventListener("toggle", (event) => event.newState === "open" && sidebar.refresh());
+$("help").addEventListener("click", () => $("shortcuts").showModal());
+for (const dialog of document.querySelectorAll("dialog:not(#sign-in)")) {
+  dialog.addEventListener("click", (event) => event.target === dialog && dialog.close("")); // the backdrop
+}
+
+$("options-open").addEventListener("click", () => {
+  $("instructions").value = chat.options.instructions ?? "";
+  $("temperature").value = chat.options.temperature ?? "";
+  $("options").returnValue = "";
+  $("options").showModal();
 });
 
-composer.addEventListener("keydown", (event) => {
-  const composing = event.isComposing || event.keyCode === 229; // an input method owns this Enter
-  if (event.key !== "Enter" || event.shiftKey || composing) return;
-  event.preventDefault();
-  $("form").requestSubmit();
-});
-
-$("form").addEventListener("submit", (event) => {
-  event.preventDefault();
-  if (chat.running || !composer.value.trim()) return;
-  send(composer.value);
-  composer.value = "";
-  store.setDraft("");
-  grow();
+$("options").addEventListener("close", () => {
+  if ($("options").returnValue !== "save") return;
+  const temperature = $("temperature").value === "" ? null : Number($("temperature").value);
+  chat.options = { instructions: $("instructions").value.trim(), temperature };
+  store.setSetting("options", chat.options);
+  chat.save();
+  attempt("Not kept on the server", () => chat.describe());
   refresh();
   composer.focus();
 });
 
-$("stop").addEventListener("click", stop);
 addEventListener("keydown", (event) => {
-  if (event.key === "Escape" && !event.isComposing && !document.querySelector("dialog[open]")) stop();
+  if (event.isComposing || event.defaultPrevented || document.querySelector("dialog[open]")) return;
+  const control = event.ctrlKey || event.metaKey;
+  const typing = event.target.matches("input, textarea, select");
+  if (event.key === "Escape" && !document.querySelector(":popover-open")) return stop();
+  if (control && !event.shiftKey && event.key.toLowerCase() === "k") {
+    if (!wide.matches) $("side").showPopover();
+    $("search").focus();
+  } else if (control && event.shiftKey && event.key.toLowerCase() === "o") newChat();
+  else if (event.key === "?" && !typing) $("shortcuts").showModal();
+  else if (event.key === "/" && !typing) composer.focus();
+  else return;
+  event.preventDefault();
 });
 
 // Connection --------------------------------------------------------------------------------------
@@ -185,12 +239,23 @@ grizz.addEventListener("state", () => {
   showConnection();
   for (const one of chats.values()) one.setLive(grizz.live);
   if (grizz.live && !known) learn();
+  if (grizz.live) look();
   if (hasAccounts && grizz.state.name === "refused") signIn.again();
 });
 
+/** What the server has: the list of chats, and more of the open one. */
+function look() {
+  sidebar.refresh();
+  chat?.sync();
+}
+
+let left = 0;
 document.addEventListener("visibilitychange", () => {
-  grizz.presence(document.visibilityState === "hidden" ? "hidden" : "visible");
-  if (document.visibilityState === "hidden") saveAll();
+  const hidden = document.visibilityState === "hidden";
+  grizz.presence(hidden ? "hidden" : "visible");
+  if (hidden) saveAll();
+  else if (Date.now() - left > AWAY_MS) look();
+  left = Date.now();
 });
 addEventListener("pagehide", saveAll);
 
@@ -256,12 +321,12 @@ const follow = {
     if (gap < NEAR_BOTTOM_PX) this.on = true;
     else if (top < this.lastTop) this.on = false;
     this.lastTop = top;
-    $("jump").hidden = this.on || chat.empty;
+    $("jump").hidden = this.on || !chat || chat.empty;
   },
 
   grown() {
     if (!this.on) return this.scrolled();
-    scroller.scrollTop = chat.empty ? 0 : scroller.scrollHeight;
+    scroller.scrollTop = !chat || chat.empty ? 0 : scroller.scrollHeight;
     this.lastTop = scroller.scrollTop;
   },
 };
@@ -278,6 +343,14 @@ $("jump").addEventListener("click", () => {
 
 function announce(text) {
   $("announcer").textContent = text;
+}
+
+let toasted = 0;
+function toast(text) {
+  clearTimeout(toasted);
+  $("toast").textContent = text;
+  $("toast").hidden = false;
+  toasted = setTimeout(() => ($("toast").hidden = true), TOAST_MS);
 }
 
 async function copy(text, from) {
@@ -300,21 +373,11 @@ function copyTheOldWay(text) {
   area.remove();
 }
 
-function ago(time) {
-  const minutes = Math.round((Date.now() - time) / 60_000);
-  const format = new Intl.RelativeTimeFormat("en", { numeric: "auto", style: "short" });
-  if (minutes < 60) return minutes < 1 ? "now" : format.format(-minutes, "minute");
-  if (minutes < 60 * 24) return format.format(-Math.round(minutes / 60), "hour");
-  return format.format(-Math.round(minutes / 60 / 24), "day");
-}
-
 // Start -------------------------------------------------------------------------------------------
 
 if (document.visibilityState === "hidden") grizz.presence("hidden");
-composer.value = store.draft();
-open(store.current());
-grow();
 showConnection();
+const shown = store.current() ?? (await store.list())[0]?.id;
+await open(shown ? { id: shown } : null);
 if (hasAccounts) signIn.check();
 else grizz.connect();
-if (matchMedia("(pointer: fine)").matches) composer.focus();

@@ -69,11 +69,18 @@ export class Body {
   }
 }
 
-function callBox({ name, arguments: text }) {
+function callBox({ name, arguments: text, output }) {
   const box = make("div", "call");
-  box.append(make("span", "", "Function call "), make("code", "", name ?? ""));
-  if (text && text !== "{}") box.append(make("pre", "", pretty(text)));
+  box.append(make("span", "", "Tool call "), make("code", "", name ?? ""));
+  if (text && text !== "{}" && text !== '""') box.append(code(pretty(text)));
+  if (output) box.append(make("span", "", "Result"), code(pretty(output)));
   return box;
+}
+
+function code(text) {
+  const block = make("pre", "", text);
+  block.tabIndex = 0; // can be scrolled with the keyboard
+  return block;
 }
 
 function pretty(json) {

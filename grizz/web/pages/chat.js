@@ -1,121 +1,256 @@
-/** One conversation: its messages, the answer that is being written, and what is sent for the next one. */
+/**
+ * One conversation: its messages, the answer that is being written, and what is sent for the next one.
+ *
+ * The server keeps it as a conversation from the first question on. This browser keeps a copy, which is on screen at
+ * once, holds what the server does not (how fast an answer was, what failed), and begins the conversation anew should
+ * the server have forgotten it.
+ */
 
 import { Answer, newRecord } from "./answer.js";
 import { make } from "./body.js";
+import { merge, toContent, toItems, toMessages } from "./items.js";
+import { Question } from "./question.js";
 import * as store from "./store.js";
 
 const SAVE_MS = 2000;
+const RETRY_MS = 3000;
 const TITLE_CHARS = 60;
-const CONTINUABLE = new Set(["completed", "incomplete", "cancelled"]);
+const METADATA_CHARS = 512; // the API's bound for a value
 
 export class Chat {
   #client;
+  #talks;
   #hooks;
-  #answer = null; // the last one
-  #stream = null; // while it runs
+  #views = new Map(); // message → Question or Answer
+  #stream = null; // while an answer is read
+  #sending = null; // {stopped} while a question is on its way
   #saveTimer = 0;
   #forgotten = false;
 
   /**
-   * `saved` is what the store keeps, or null for an empty chat. `hooks`: {copy(text, button), model(),
-   * changed(chat), announce(chat, text)}.
+   * `saved` is what the store keeps, what is known of a conversation of the server, or null for an empty chat.
+   * `hooks`: {copy(text, button), model(), changed(chat), announce(chat, text), branched(chat)}.
    */
-  constructor(client, hooks, saved = null) {
+  constructor(client, talks, hooks, saved = null) {
     this.#client = client;
+    this.#talks = talks;
     this.#hooks = hooks;
     this.id = saved?.id ?? newId();
+    this.conversation = saved?.conversation ?? null;
+    this.name = saved?.name ?? ""; // as its owner calls it
     this.updated = saved?.updated ?? 0;
+    this.options = saved?.options ?? {}; // {instructions, temperature}
     this.messages = saved?.messages ?? [];
     this.element = make("div", "chat");
-    for (const message of this.messages) this.#show(message);
+    this.#draw();
     this.#resume();
   }
 
   get title() {
-    const text = this.messages[0]?.text ?? "";
+    if (this.name) return this.name;
+    const text = this.messages[0]?.text || (this.messages[0] ? "Image" : "");
     return text.length > TITLE_CHARS ? `${text.slice(0, TITLE_CHARS).trimEnd()}…` : text;
   }
 
   get running() {
-    return this.#stream !== null;
+    return this.#stream !== null || this.#sending !== null;
   }
 
   get empty() {
     return this.messages.length === 0;
   }
 
-  send(text) {
+  send(text, images = []) {
     if (this.running) return;
-    const message = { role: "user", text };
-    this.messages.push(message);
-    this.#show(message);
+    this.messages.push({ role: "user", text, images });
     this.#ask();
   }
 
   /** Ask the last question again; the new answer takes the place of the old one. */
   retry() {
-    if (this.running || this.messages.at(-1)?.role !== "assistant") return;
-    this.messages.pop();
-    this.#answer.element.remove();
-    this.#ask();
+    const question = this.messages.at(-2);
+    if (question) this.resend(question, question.text);
+  }
+
+  /** Ask something else in the place of one of the questions; what came after it goes. */
+  async resend(question, text) {
+    if (this.running || !this.messages.includes(question)) return;
+    const sending = (this.#sending = { stopped: false });
+    this.#hooks.changed(this);
+    try {
+      if (this.messages.slice(this.messages.indexOf(question)).some((one) => one.kept)) await this.#cut(question);
+    } catch (error) {
+      this.#sending = null;
+      this.#hooks.changed(this);
+      return this.#hooks.announce(this, `Not sent. ${error.message}`, true);
+    }
+    this.#sending = null;
+    this.messages.length = this.messages.indexOf(question);
+    this.#draw();
+    this.messages.push({ role: "user", text, images: question.images });
+    if (sending.stopped) this.messages.push({ ...newRecord(), status: "cancelled" });
+    else return this.#ask();
+    this.#draw();
+    this.save();
+    this.#hooks.changed(this);
+  }
+
+  /** The last question in its editor; false if there is none. */
+  edit() {
+    const last = this.messages.findLast(({ role }) => role === "user");
+    if (!last || this.running) return false;
+    this.#views.get(last).edit();
+    return true;
+  }
+
+  /** Another chat that has this one's messages up to an answer. */
+  async branch(record) {
+    const upTo = this.messages.slice(0, this.messages.indexOf(record) + 1);
+    const name = `${this.title} (branch)`;
+    try {
+      const items = this.conversation ? await this.#itemsUpTo(record) : toItems(upTo);
+      const conversation = await this.#talks.create(items, { title: name });
+      const messages = upTo.map((message) => structuredClone(message));
+      this.#hooks.branched({ conversation, name, updated: Date.now(), options: { ...this.options }, messages });
+    } catch (error) {
+      this.#hooks.announce(this, `No branch made. ${error.message}`, true);
+    }
   }
 
   stop() {
+    if (this.#sending) this.#sending.stopped = true;
     this.#stream?.cancel();
   }
 
   setLive(live) {
-    if (this.running) this.#answer.setLive(live);
+    if (this.running) this.#answer?.setLive(live);
   }
 
-  /** Stop, and never be saved again. */
-  forget() {
+  /** Stop, and never be saved again; the server forgets it, too. */
+  async remove() {
     this.#forgotten = true;
     this.stop();
+    await store.remove(this.id);
+    if (this.conversation) await this.#talks.remove(this.conversation).catch(ignoreUnknown);
+  }
+
+  /** Name it, or with "" call it by its first words again. */
+  async rename(name) {
+    this.name = name;
+    this.save();
+    await this.describe();
+  }
+
+  /** Tell the server what is not in the messages, so that it is there on another device. */
+  async describe() {
+    if (this.conversation) await this.#talks.describe(this.conversation, this.#metadata()).catch(ignoreUnknown);
   }
 
   save() {
     clearTimeout(this.#saveTimer);
     this.#saveTimer = 0;
-    if (!this.empty && !this.#forgotten) store.save({ id: this.id, title: this.title, updated: this.updated, messages: this.messages });
+    if (this.empty || this.#forgotten) return;
+    const { id, conversation, name, title, updated, options, messages } = this;
+    store.save(structuredClone({ id, conversation, name, title, updated, options, messages }));
   }
 
-  /** Whether a stored version of this chat says the same. */
-  matches(saved) {
-    const [mine, theirs] = [this.messages.at(-1), saved.messages.at(-1)];
-    return (
-      this.messages.length === saved.messages.length &&
-      mine?.id === theirs?.id &&
-      mine?.status === theirs?.status &&
-      mine?.text === theirs?.text
-    );
+  /** Show what the server has of it: turns made elsewhere, and the answer that runs, if one does. */
+  async sync() {
+    if (!this.running) await this.#look();
   }
 
-  #show(message) {
-    if (message.role === "user") {
-      this.element.append(userMessage(message.text));
-      return;
-    }
-    this.#answer = new Answer(message, { copy: this.#hooks.copy, retry: () => this.retry() });
-    this.element.append(this.#answer.element);
+  /** What another tab wrote of this chat. */
+  adopt(saved) {
+    const last = saved.messages.at(-1);
+    if (this.running || (last?.status === "queued" && !last.id)) return;
+    if (signature(saved.messages) === signature(this.messages) && saved.name === this.name) return;
+    Object.assign(this, { conversation: saved.conversation, name: saved.name, options: saved.options });
+    this.messages = saved.messages;
+    this.#draw();
+    this.#resume();
+    this.#hooks.changed(this);
   }
+
+  // What is on the page -------------------------------------------------------------------------
+
+  get #answer() {
+    const view = this.#views.get(this.messages.at(-1));
+    return view instanceof Answer ? view : null;
+  }
+
+  /** Show every message; those that are shown already stay as they are. */
+  #draw() {
+    const views = new Map(this.messages.map((one) => [one, this.#views.get(one) ?? this.#view(one)]));
+    const wanted = [...views.values()].map((view) => view.element);
+    for (const child of [...this.element.children]) if (!wanted.includes(child)) child.remove();
+    wanted.forEach((element, at) => {
+      if (this.element.children[at] !== element) this.element.insertBefore(element, this.element.children[at] ?? null);
+    });
+    this.#views = views;
+  }
+
+  #view(message) {
+    const { copy } = this.#hooks;
+    if (message.role === "user") return new Question(message, { copy, resend: (text) => this.resend(message, text) });
+    return new Answer(message, { copy, retry: () => this.retry(), branch: () => this.branch(message) });
+  }
+
+  // Asking --------------------------------------------------------------------------------------
 
   #ask() {
-    const record = newRecord();
-    const body = this.#body();
-    this.messages.push(record);
-    this.#show(record);
+    this.messages.push(newRecord());
+    this.#draw();
     this.updated = Date.now();
-    this.#create(body);
     this.save();
+    this.#send();
   }
 
-  #create(body) {
+  /** Send the last question, once there is a conversation to send it in. */
+  async #send(again = true) {
+    const sending = (this.#sending = { stopped: false });
     this.#answer.setLive(this.#client.live);
-    this.#follow((handlers) => this.#client.create(body, handlers), body);
+    this.#hooks.changed(this);
+    let failed = null;
+    try {
+      this.conversation ?? this.#begun(await this.#create(sending));
+    } catch (error) {
+      failed = { kind: "refused", error };
+    }
+    this.#sending = null;
+    if (sending.stopped) failed = { kind: "cancelled" };
+    if (failed) return this.#ended(failed, again);
+    this.#follow((handlers) => this.#client.create(this.#body(), handlers), again);
   }
 
-  #follow(start, body = null) {
+  /** The conversation on the server, with what was said so far; waits for the connection. */
+  async #create(sending) {
+    const items = toItems(this.messages.slice(0, -2));
+    for (;;) {
+      try {
+        return await this.#talks.create(items, this.#metadata());
+      } catch (error) {
+        if (error.status || sending.stopped || this.#client.state.name === "refused") throw error;
+        await changed(this.#client);
+      }
+    }
+  }
+
+  #begun(conversation) {
+    this.conversation = conversation;
+    for (const message of this.messages) message.kept = conversation !== null;
+  }
+
+  #body() {
+    const { text, images } = this.messages.at(-2);
+    const input = images?.length ? [{ type: "message", role: "user", content: toContent({ text, images }) }] : text;
+    const { instructions, temperature } = this.options;
+    const body = { input, conversation: this.conversation, background: true, model: this.#hooks.model() ?? undefined };
+    if (instructions) body.instructions = instructions;
+    if (temperature !== undefined && temperature !== null) body.temperature = temperature;
+    return body;
+  }
+
+  #follow(start, again = false) {
     const answer = this.#answer;
     let started = false;
     this.#stream = start({
@@ -130,52 +265,127 @@ export class Chat {
       onAttached: (event) => {
         if (event.sequence_number < 0) answer.restart(event.last_sequence_number);
       },
+      onQueue: (position) => answer.queue(position),
       onSnapshot: (response) => answer.snapshot(response),
-      onEnd: (outcome) => this.#ended(outcome, body),
+      onEnd: (outcome) => this.#ended(outcome, again),
     });
     this.#hooks.changed(this);
   }
 
-  #ended(outcome, body) {
-    if (outcome.error?.code === "previous_response_not_found" && body?.previous_response_id) {
-      // The server forgot the conversation, this page did not: ask again with all of it.
-      const { previous_response_id: _, ...rest } = body;
-      return this.#create({ ...rest, input: this.#history() });
-    }
+  async #ended(outcome, again) {
     this.#stream = null;
-    this.#answer.finish(outcome);
+    if (outcome.error?.code === "conversation_not_found" && again) {
+      this.#begun(null); // the server forgot it, this page did not
+      return this.#send(false);
+    }
+    if (outcome.kind === "unknown") {
+      const found = await this.#lookForLast();
+      if (found) return;
+      if (found === false) outcome = { kind: "absent" };
+    }
+    const answer = this.#answer;
+    answer.finish(outcome);
+    const { status, items } = answer.record;
+    // What the server keeps of a turn: see "Conversations" in docs/protocol.md.
+    const kept = outcome.kind === "done" && status !== "failed" && (status !== "cancelled" || items.length > 0);
+    answer.record.kept = this.messages.at(-2).kept = kept;
     this.updated = Date.now();
     this.save();
     this.#hooks.changed(this);
-    this.#hooks.announce(this, ending(this.#answer.record));
+    this.#hooks.announce(this, ending(answer.record));
   }
 
-  /** After a reload: an answer that was running is read again from its first event. */
+  /** The connection dropped before the server confirmed a question: is it there? null: nobody could say. */
+  async #lookForLast() {
+    const sending = (this.#sending = { stopped: false });
+    const record = this.messages.at(-1);
+    this.#hooks.changed(this);
+    while (!this.#client.live && !sending.stopped && this.#client.state.name !== "refused") await changed(this.#client);
+    const looked = !sending.stopped && (!this.conversation || (await this.#look(sending)));
+    this.#sending = null;
+    return looked ? !this.messages.includes(record) : null;
+  }
+
+  /** See `sync`. False when the server could not be asked, or something began here meanwhile. */
+  async #look(sending = null) {
+    if (!this.conversation) return false;
+    const busy = () => this.#stream !== null || this.#sending !== sending;
+    let items;
+    let known;
+    try {
+      // In this order: a turn that ended in between is missing from the items, and their number tells.
+      items = await this.#talks.items(this.conversation);
+      known = await this.#talks.get(this.conversation);
+      if (!known.running && known.items !== items.length) items = await this.#talks.items(this.conversation);
+    } catch (error) {
+      if (error.status === 404) this.#begun(null);
+      return error.status === 404;
+    }
+    const asked = known.running && (await this.#talks.input(known.running).catch(() => null));
+    if (busy()) return false;
+    const before = signature(this.messages);
+    this.#describedAs(known.metadata);
+    this.messages = merge(this.messages, toMessages(items));
+    if (asked) this.#join(known.running, toMessages(asked));
+    if (before === signature(this.messages)) return true;
+    this.#sending = null;
+    this.#draw();
+    this.#resume();
+    this.save();
+    this.#hooks.changed(this);
+    return true;
+  }
+
+  /** An answer that was still running when this chat was kept, or that runs for another page, is read from its first event. */
   #resume() {
     const answer = this.#answer;
-    if (!answer?.running || answer.record !== this.messages.at(-1)) return;
-    if (!answer.record.id) {
-      answer.finish({ kind: "unknown" });
-      return;
-    }
+    if (!answer?.running || this.running) return;
+    if (!answer.record.id) return this.#ended({ kind: "unknown" }, false);
     answer.setLive(this.#client.live);
     this.#follow((handlers) => this.#client.attach(answer.record.id, {}, handlers));
   }
 
-  /** What is sent for the last question. */
-  #body() {
-    const model = this.#hooks.model();
-    const parent = this.messages.at(-2);
-    const body = { input: this.messages.at(-1).text };
-    if (parent && parent.id && CONTINUABLE.has(parent.status)) body.previous_response_id = parent.id;
-    else if (parent) body.input = this.#history();
-    if (model) body.model = model;
-    return body;
+  /** A response runs in this conversation: show its question and a place for its answer. */
+  #join(id, asked) {
+    if (this.messages.some((message) => message.id === id)) return;
+    const questions = asked.map(({ role, text, images }) => ({ role, text, images }));
+    const [question, answer] = this.messages.slice(-2);
+    const mine = question?.text === questions.at(-1)?.text && answer && !answer.kept && !answer.id;
+    if (mine) this.messages.pop();
+    else this.messages.push(...questions);
+    this.messages.push({ ...newRecord(), id, status: "in_progress", gap: true });
   }
 
-  /** The whole conversation up to the last question, as input items. */
-  #history() {
-    return this.messages.filter(({ text }) => text).map(({ role, text }) => ({ role, content: text }));
+  // The server's items --------------------------------------------------------------------------
+
+  /** Take a question, and all that came after it, out of the conversation on the server. */
+  async #cut(question) {
+    const items = toMessages(await this.#talks.items(this.conversation).catch(ignoreUnknown) ?? []);
+    const all = merge(this.messages, items);
+    const at = all.indexOf(question);
+    await this.#talks.cut(this.conversation, all.slice(at).flatMap((message) => message.items ?? []));
+  }
+
+  async #itemsUpTo(record) {
+    const items = await this.#talks.items(this.conversation);
+    const all = merge(this.messages, toMessages(items));
+    const last = all.slice(0, all.indexOf(record) + 1).findLast((message) => message.items?.length);
+    return last ? items.slice(0, items.findIndex((item) => item.id === last.items.at(-1)) + 1) : [];
+  }
+
+  #metadata() {
+    const { instructions, temperature } = this.options;
+    const metadata = {};
+    if (this.name) metadata.title = this.name.slice(0, METADATA_CHARS);
+    if (instructions && instructions.length <= METADATA_CHARS) metadata.instructions = instructions;
+    if (temperature !== undefined && temperature !== null) metadata.temperature = String(temperature);
+    return metadata;
+  }
+
+  #describedAs({ title = "", instructions, temperature }) {
+    this.name = title;
+    if (instructions) this.options.instructions = instructions;
+    if (temperature) this.options.temperature = Number(temperature);
   }
 
   #saveSoon() {
@@ -183,12 +393,23 @@ export class Chat {
   }
 }
 
-function userMessage(text) {
-  const element = make("article", "message");
-  element.dataset.role = "user";
-  element.ariaLabel = "You";
-  element.append(make("div", "text", text));
-  return element;
+const signature = (messages) => JSON.stringify(messages.map(({ role, id, status, text }) => [role, id, status, text]));
+
+/** The next change of the connection's state, or a while later. */
+function changed(client) {
+  return new Promise((resolve) => {
+    const done = () => {
+      clearTimeout(timer);
+      client.removeEventListener("state", done);
+      resolve();
+    };
+    const timer = setTimeout(done, RETRY_MS);
+    client.addEventListener("state", done);
+  });
+}
+
+function ignoreUnknown(error) {
+  if (error.status !== 404) throw error;
 }
 
 function ending({ status, text, refusal }) {

@@ -190,6 +190,10 @@ export class Grizz extends EventTarget {
   }
 
   /** Ids of the models that the server offers. */
+  request(method, path, body) {
+    return this.#get(path, method, body);
+  }
+
   async models() {
     return (await this.#get("/v1/models")).data.map((model) => model.id);
   }
@@ -402,7 +406,9 @@ export class Grizz extends EventTarget {
     this.#lastFrame = Date.now();
     this.#attempts = 0;
     const stream = this.#lanes.get(event.stream_id);
-    if (!stream) {
+    if (event.type === "grizz:queue") {
+      for (const one of this.#streams) if (one.responseId === event.response_id) one.emit("onQueue", event.position);
+    } else if (!stream) {
       // About the connection, or about nothing that is still read: for whoever is interested.
       this.dispatchEvent(new CustomEvent("event", { detail: event }));
     } else if (event.type === "error") {
@@ -484,11 +490,11 @@ export class Grizz extends EventTarget {
     stream.emit("onEnd", outcome);
   }
 
-  async #get(path) {
-    const answer = await fetch(new URL(path, this.#base), { cache: "no-store", signal: AbortSignal.timeout(DIAL_MS) });
-    const body = await answer.json().catch(() => ({}));
-    if (answer.ok) return body;
-    const error = new Error(body.error?.message ?? `The server answered ${answer.status}.`);
-    throw Object.assign(error, { status: answer.status, code: body.error?.code });
+  async #get(path, method = "GET", body) {
+    const answer = await fetch(new URL(path, this.#base), { method, body: body && JSON.stringify(body), cache: "no-store", signal: AbortSignal.timeout(DIAL_MS) });
+    const got = await answer.json().catch(() => ({}));
+    if (answer.ok) return got;
+    const error = new Error(got.error?.message ?? `The server answered ${answer.status}.`);
+    throw Object.assign(error, { status: answer.status, code: got.error?.code });
   }
 }

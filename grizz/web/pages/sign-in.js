@@ -5,6 +5,8 @@
  * itself stays nowhere in the page.
  */
 
+import { clear } from "./store.js";
+
 const $ = (id) => document.getElementById(id);
 
 /** Whether the server has accounts at all; it says so in the page itself. */
@@ -76,6 +78,7 @@ export class SignIn {
   }
 
   async #leave() {
+    await clear();
     await fetch("/v1/session", { method: "DELETE" });
     location.reload();
   }

@@ -1,98 +1,127 @@
 /**
- * Chats kept in this browser: the latest ones, bounded, and nowhere else.
+ * Chats cached in this browser (IndexedDB), and small settings of it.
  *
- * A chat is `{id, title, updated, messages}`, one localStorage entry each, with one more entry as
- * the index. Which chat a tab shows stands in its sessionStorage, so a reload finds it again. Where
- * the browser denies storage, everything still works until the page is left.
+ * A chat is `{id, conversation, title, updated, options, messages}`; an entry is a chat without its messages. The
+ * server keeps conversations for as long as it is told to, this cache the latest MAX_CHATS of them. Where the browser
+ * denies storage, everything works until the page is left.
  */
 
-const INDEX = "grizz:chats";
-const CHAT = "grizz:chat:";
+const MAX_CHATS = 200;
 const CURRENT = "grizz:current";
-const MAX_CHATS = 30;
-const MAX_MESSAGES = 200;
-const MAX_CHARS = 400_000; // of one chat
 
-function read(storage, key) {
+const channel = new BroadcastChannel("grizz");
+const memory = new Map(); // in place of the database, where there is none
+let opened = null;
+
+function database() {
+  opened ??= new Promise((resolve) => {
+    try {
+      const asked = indexedDB.open("grizz", 1);
+      asked.onupgradeneeded = () => {
+        asked.result.createObjectStore("chats", { keyPath: "id" });
+        asked.result.createObjectStore("entries", { keyPath: "id" });
+      };
+      asked.onsuccess = () => resolve(asked.result);
+      asked.onerror = () => resolve(null);
+    } catch {
+      resolve(null);
+    }
+  });
+  return opened;
+}
+
+/** Do `work(chats, entries)` in one transaction; the result of the request that it returns. */
+async function transact(mode, work) {
+  const db = await database();
+  if (!db) return null;
+  return new Promise((resolve, reject) => {
+    const all = db.transaction(["chats", "entries"], mode);
+    const asked = work(all.objectStore("chats"), all.objectStore("entries"));
+    all.oncomplete = () => resolve(asked?.result ?? null);
+    all.onabort = all.onerror = () => reject(all.error);
+  });
+}
+
+const entryOf = ({ messages: _, ...entry }) => entry;
+const latestFirst = (entries) => entries.sort((a, b) => b.updated - a.updated);
+
+/** Entries, latest first. */
+export async function list() {
+  const found = await transact("readonly", (_, entries) => entries.getAll());
+  return latestFirst(found ?? [...memory.values()].map(entryOf));
+}
+
+export async function load(id) {
+  return (await transact("readonly", (chats) => chats.get(id))) ?? memory.get(id) ?? null;
+}
+
+/** Keep a chat; the oldest gives way. Other tabs are told. */
+export async function save(chat) {
+  if (!(await database())) memory.set(chat.id, structuredClone(chat));
+  else {
+    const put = (chats, entries) => {
+      chats.put(chat);
+      entries.put(entryOf(chat));
+    };
+    await transact("readwrite", put).catch(async () => {
+      await shrink(MAX_CHATS / 4); // full
+      await transact("readwrite", put).catch(() => memory.set(chat.id, structuredClone(chat)));
+    });
+    await shrink(MAX_CHATS);
+  }
+  channel.postMessage({ kind: "saved", id: chat.id });
+}
+
+async function shrink(most) {
+  const gone = (await list()).slice(most);
+  if (gone.length) await erase(gone);
+}
+
+const erase = (gone) =>
+  transact("readwrite", (chats, entries) => {
+    for (const { id } of gone) {
+      chats.delete(id);
+      entries.delete(id);
+    }
+  });
+
+export async function remove(id) {
+  memory.delete(id);
+  await erase([{ id }]);
+  channel.postMessage({ kind: "removed", id });
+}
+
+/** Forget everything that this browser keeps of this user. */
+export async function clear() {
+  memory.clear();
+  await transact("readwrite", (chats, entries) => {
+    chats.clear();
+    entries.clear();
+  });
+  tab(() => sessionStorage.clear());
+  channel.postMessage({ kind: "removed", id: null });
+}
+
+/** Another tab changed a chat: `listener({kind: "saved" | "removed", id})`; id null: all of them. */
+export function onChanged(listener) {
+  channel.onmessage = ({ data }) => listener(data);
+}
+
+// Small settings: even looking at a denied storage throws.
+
+function tab(work) {
   try {
-    return JSON.parse(storage().getItem(key));
+    return JSON.parse(work() ?? null);
   } catch {
     return null;
   }
 }
 
-function write(storage, key, value) {
-  try {
-    storage().setItem(key, JSON.stringify(value));
-    return true;
-  } catch {
-    return false;
-  }
-}
-
-function erase(storage, key) {
-  try {
-    storage().removeItem(key);
-  } catch {
-    // denied: there is nothing to erase
-  }
-}
-
-// Functions, because even looking at a denied storage throws.
-const local = () => localStorage;
-const session = () => sessionStorage;
-
-/** `[{id, title, updated}]`, latest first. */
-export function list() {
-  const entries = read(local, INDEX);
-  return Array.isArray(entries) ? entries.sort((a, b) => b.updated - a.updated) : [];
-}
-
-export function load(id) {
-  const chat = read(local, CHAT + id);
-  return Array.isArray(chat?.messages) ? chat : null;
-}
-
-export function save(chat) {
-  const kept = { ...chat, messages: bounded(chat.messages) };
-  const entries = [
-    { id: chat.id, title: chat.title, updated: chat.updated },
-    ...list().filter((entry) => entry.id !== chat.id),
-  ];
-  for (const entry of entries.splice(MAX_CHATS)) erase(local, CHAT + entry.id);
-  const written = () => write(local, CHAT + chat.id, kept) && write(local, INDEX, entries);
-  while (!written() && entries.length > 1) erase(local, CHAT + entries.pop().id); // full: the oldest goes
-}
-
-export function clear() {
-  for (const entry of list()) erase(local, CHAT + entry.id);
-  erase(local, INDEX);
-}
-
-/** The chat of this tab, or in a new tab the latest one. */
-export const current = () => read(session, CURRENT) ?? list()[0]?.id ?? null;
-export const setCurrent = (id) => write(session, CURRENT, id);
-
-/** Small settings: the model that was picked, the text in the composer. */
-export const setting = (name) => read(local, `grizz:${name}`);
-export const setSetting = (name, value) => write(local, `grizz:${name}`, value);
-export const draft = () => read(session, "grizz:draft") ?? "";
-export const setDraft = (text) => write(session, "grizz:draft", text);
-
-/** Another tab saved a chat: `listener(id)`. */
-export function onSaved(listener) {
-  addEventListener("storage", (event) => {
-    if (event.key?.startsWith(CHAT) && event.newValue) listener(event.key.slice(CHAT.length));
-  });
-}
-
-function bounded(messages) {
-  let size = 0;
-  let first = messages.length;
-  while (first > 0 && messages.length - first < MAX_MESSAGES) {
-    size += JSON.stringify(messages[first - 1]).length;
-    if (size > MAX_CHARS && messages.length - first >= 2) break; // the last question and answer always stay
-    first -= 1;
-  }
-  return messages.slice(first);
-}
+/** The chat of this tab. */
+export const current = () => tab(() => sessionStorage.getItem(CURRENT));
+export const setCurrent = (id) => tab(() => sessionStorage.setItem(CURRENT, JSON.stringify(id)));
+/** Of this browser: the model that was picked, and the like. */
+export const setting = (name) => tab(() => localStorage.getItem(`grizz:${name}`));
+export const setSetting = (name, value) => tab(() => localStorage.setItem(`grizz:${name}`, JSON.stringify(value)));
+export const draft = () => tab(() => sessionStorage.getItem("grizz:draft")) ?? "";
+export const setDraft = (text) => tab(() => sessionStorage.setItem("grizz:draft", JSON.stringify(text)));

@@ -1,0 +1,157 @@
+/** The message field: its text, kept as a draft, and images by button, paste and drop. */
+
+import { button, make } from "./body.js";
+import { grow } from "./question.js";
+import * as store from "./store.js";
+
+const $ = (id) => document.getElementById(id);
+const field = $("composer");
+const MAX_IMAGES = 8;
+const MAX_SIDE = 2048; // pixels; models look at fewer
+const AS_IT_IS = 1_000_000; // bytes
+const TYPES = ["image/png", "image/jpeg", "image/webp", "image/gif"]; // what models take
+
+export class Composer {
+  #hooks;
+  #images = []; // data URLs
+
+  /** `hooks`: {send(text, images), changed(), editLast(), complain(text)}. */
+  constructor(hooks) {
+    this.#hooks = hooks;
+    field.value = store.draft();
+    grow(field);
+    field.addEventListener("input", () => this.#changed());
+    field.addEventListener("keydown", (event) => this.#key(event));
+    field.addEventListener("paste", (event) => this.#take(event, event.clipboardData));
+    $("form").addEventListener("submit", (event) => {
+      event.preventDefault();
+      if (!this.empty) hooks.send(field.value.trim(), this.#images);
+    });
+    $("attach").addEventListener("click", () => $("files").click());
+    $("files").addEventListener("change", async () => {
+      await this.add([...$("files").files]);
+      $("files").value = "";
+      field.focus();
+    });
+    this.#takeDrops();
+  }
+
+  get empty() {
+    return !field.value.trim() && !this.#images.length;
+  }
+
+  clear() {
+    field.value = "";
+    this.#images = [];
+    this.#draw();
+    this.#changed();
+  }
+
+  focus() {
+    field.focus();
+  }
+
+  /** Where a finger types, the focus would bring up a keyboard. */
+  focusIfMouse() {
+    if (matchMedia("(pointer: fine)").matches) field.focus();
+  }
+
+  /** Image files, made small enough to send. */
+  async add(files) {
+    for (const file of files) {
+      if (this.#images.length >= MAX_IMAGES) return this.#hooks.complain(`A message holds ${MAX_IMAGES} images at most.`);
+      try {
+        this.#images.push(await readable(file));
+      } catch {
+        this.#hooks.complain(`“${file.name}” is no image that this browser can read.`);
+      }
+      this.#draw();
+      this.#hooks.changed();
+    }
+  }
+
+  #changed() {
+    grow(field);
+    store.setDraft(field.value);
+    this.#hooks.changed();
+  }
+
+  #key(event) {
+    if (event.isComposing || event.keyCode === 229) return; // an input method owns this key
+    if (event.key === "Enter" && !event.shiftKey) {
+      event.preventDefault();
+      $("form").requestSubmit();
+    } else if (event.key === "ArrowUp" && this.empty && this.#hooks.editLast()) {
+      event.preventDefault();
+    }
+  }
+
+  #take(event, data) {
+    const files = [...data.files].filter(({ type }) => type.startsWith("image/"));
+    if (!files.length) return;
+    event.preventDefault();
+    this.add(files);
+  }
+
+  #takeDrops() {
+    let over = 0; // every element on the way says that it was entered, and left
+    const show = (change) => {
+      over = Math.max(0, over + change);
+      document.body.toggleAttribute("data-dropping", over > 0);
+    };
+    const files = (event) => event.dataTransfer?.types.includes("Files");
+    addEventListener("dragenter", (event) => files(event) && show(1));
+    addEventListener("dragleave", (event) => files(event) && show(-1));
+    addEventListener("dragover", (event) => files(event) && event.preventDefault());
+    addEventListener("drop", (event) => {
+      show(-over);
+      if (!files(event)) return;
+      event.preventDefault(); // else the browser would leave the page for the file
+      this.#take(event, event.dataTransfer);
+      field.focus();
+    });
+  }
+
+  #draw() {
+    const shown = this.#images.map((url, index) => {
+      const box = make("span", "attachment");
+      const image = make("img");
+      image.src = url;
+      image.alt = `Image ${index + 1}`;
+      const away = button("×", () => {
+        this.#images = this.#images.filter((one) => one !== url);
+        this.#draw();
+        this.#hooks.changed();
+        field.focus();
+      });
+      away.ariaLabel = `Remove image ${index + 1}`;
+      box.append(image, away);
+      return box;
+    });
+    $("attached").replaceChildren(...shown);
+    $("attached").hidden = !shown.length;
+  }
+}
+
+/** A data URL of an image, scaled down where it is large or of a kind that models do not take. Throws if it is none. */
+async function readable(file) {
+  const bitmap = await createImageBitmap(file);
+  const scale = Math.min(1, MAX_SIDE / Math.max(bitmap.width, bitmap.height));
+  if (scale === 1 && file.size <= AS_IT_IS && TYPES.includes(file.type)) return dataUrl(file);
+  const canvas = make("canvas");
+  [canvas.width, canvas.height] = [Math.round(bitmap.width * scale), Math.round(bitmap.height * scale)];
+  const context = canvas.getContext("2d");
+  context.fillStyle = "#fff"; // what was transparent
+  context.fillRect(0, 0, canvas.width, canvas.height);
+  context.drawImage(bitmap, 0, 0, canvas.width, canvas.height);
+  return canvas.toDataURL("image/jpeg", 0.85);
+}
+
+function dataUrl(file) {
+  return new Promise((resolve, reject) => {
+    const reader = new FileReader();
+    reader.onload = () => resolve(reader.result);
+    reader.onerror = () => reject(reader.error);
+    reader.readAsDataURL(file);
+  });
+}

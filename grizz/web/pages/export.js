@@ -1,0 +1,48 @@
+/** A chat as a file. */
+
+import { make } from "./body.js";
+
+const WRITERS = {
+  json: ["application/json", (chat) => JSON.stringify(chat, null, 2) + "\n"],
+  markdown: ["text/markdown", asMarkdown],
+};
+
+/** Hand the browser a file of a chat, `{title, updated, messages, …}`; `kind`: "json" or "markdown". */
+export function download(chat, kind) {
+  const [type, write] = WRITERS[kind];
+  const link = make("a");
+  link.href = URL.createObjectURL(new Blob([write(plain(chat))], { type }));
+  link.download = `${chat.title.replace(/[^\p{L}\p{N} _-]+/gu, "").trim().slice(0, 60) || "chat"}.${kind === "json" ? "json" : "md"}`;
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
+}
+
+function plain({ title, conversation, updated, options, messages }) {
+  return {
+    title,
+    conversation,
+    updated: new Date(updated).toISOString(),
+    ...options,
+    messages: messages.map(({ role, text, images, status, model, thoughts, refusal, calls, problem, stats }) =>
+      role === "user" ? { role, text, images } : { role, status, model, text, thoughts, refusal, calls, problem, stats },
+    ),
+  };
+}
+
+function asMarkdown({ title, instructions, messages }) {
+  const parts = [`# ${title}`];
+  if (instructions) parts.push(`> ${instructions.replaceAll("\n", "\n> ")}`);
+  for (const { role, text, images, thoughts, refusal, calls, problem } of messages) {
+    parts.push(role === "user" ? "## You" : "## Assistant");
+    if (thoughts) parts.push(`<details><summary>Reasoning</summary>\n\n${thoughts}\n\n</details>`);
+    if (text) parts.push(text);
+    if (refusal) parts.push(`*${refusal}*`);
+    for (const { name, arguments: told, output } of calls ?? []) {
+      parts.push(`Tool call \`${name}\`:\n\n\`\`\`\n${told}\n\`\`\``);
+      if (output) parts.push(`Result:\n\n\`\`\`\n${output}\n\`\`\``);
+    }
+    images?.forEach((url, index) => parts.push(`![Image ${index + 1}](${url})`));
+    if (problem) parts.push(`*${problem.text}*`);
+  }
+  return parts.join("\n\n") + "\n";
+}
