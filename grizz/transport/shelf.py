@@ -36,7 +36,7 @@ class Conversation:
         version: how often it was written to; every write adds one.
         items: how many there are.
         bytes: what their JSON comes to.
-        running: the turn that has its lock, as a listing found it; "" for none. One whose process died may be named
+        running: the turn that has its lock, as `get` and `listing` found it; "" for none. One whose process died may be named
             until another one begins.
     """
 
@@ -100,7 +100,7 @@ class Shelf(Protocol):
         """
 
     async def get(self, conversation_id: str) -> Conversation | None:
-        """What is known of it; None when it is not there."""
+        """What is known of it, with the turn that runs in it; None when it is not there."""
 
     async def update(self, conversation_id: str, metadata: Mapping[str, str]) -> Conversation | None:
         """Replace its metadata; what it is then, or None when it is not there."""
@@ -139,8 +139,6 @@ class Shelf(Protocol):
         self, owner: str, *, after: str | None, limit: int, newest_first: bool, wanted: Wanted
     ) -> tuple[list[Conversation], bool] | None:
         """`limit` of an owner's conversations at most, by when they were last written to, and whether there are more.
-
-        Only here they say which turn runs in them.
 
         None when `after`, the conversation before the first of them, is not among this owner's.
         """

@@ -140,7 +140,7 @@ class MemoryShelf:
     async def get(self, conversation_id: str) -> Conversation | None:
         """See `Shelf.get`."""
         kept = self._find(conversation_id)
-        return None if kept is None else kept.known
+        return None if kept is None else self._locks.named(kept.known)
 
     async def update(self, conversation_id: str, metadata: Mapping[str, str]) -> Conversation | None:
         """See `Shelf.update`."""

@@ -78,8 +78,9 @@ class ConversationApi(Handlers):
         return json_response(shapes.page([_listed(one) for one in found], has_more=more))
 
     async def retrieve(self, request: web.Request, identity: Identity) -> web.StreamResponse:
-        """`GET /v1/conversations/{id}`."""
-        return json_response(_object(await self._conversations.get(_id(request), identity.owner)))
+        """`GET /v1/conversations/{id}`; with `include=running` as the listing has it."""
+        show = _listed if "running" in request.query.getall("include", ()) else _object
+        return json_response(show(await self._conversations.get(_id(request), identity.owner)))
 
     async def update(self, request: web.Request, identity: Identity) -> web.StreamResponse:
         """`POST /v1/conversations/{id}`: its metadata is replaced."""

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-
 import pytest
 from playwright.async_api import Browser, Page, expect
 
-from tests.browser.conftest import CHROMIUM
+from tests.browser.conftest import ANSWER, CHROMIUM, ask, listen
 from tests.conftest import Grizz
 from tests.player import numbers
 
@@ -15,33 +13,6 @@ pytestmark = [
     pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed (Debian: apt-get install chromium)"),
     pytest.mark.timeout(120),
 ]
-
-LIVE = "#connection[data-state=live]"
-ANSWER = ".message[data-role=assistant]"
-
-
-@pytest.fixture
-async def complaints() -> AsyncIterator[list[str]]:
-    """What the page wrote to the console; a page must be silent, except when a test takes its network away."""
-    said: list[str] = []
-    yield said
-    assert said == []
-
-
-@pytest.fixture
-async def page(browser: Browser, grizz: Grizz, complaints: list[str]) -> Page:
-    page = await browser.new_page()
-    page.on("console", lambda message: complaints.append(f"{message.type}: {message.text}"))
-    page.on("pageerror", lambda error: complaints.append(str(error)))
-    page.on("request", lambda request: None if request.url.startswith(grizz.url) else complaints.append(request.url))
-    await page.goto(grizz.url)
-    await page.wait_for_selector(LIVE)
-    return page
-
-
-async def ask(page: Page, text: str) -> None:
-    await page.fill("#composer", text)
-    await page.press("#composer", "Enter")
 
 
 async def test_a_newcomer_asks_and_reads_the_answer(page: Page) -> None:
@@ -115,8 +86,7 @@ async def test_a_page_that_was_closed_for_being_idle_connects_again_with_the_nex
 ) -> None:
     grizz = await start_grizz(server__idle_timeout_s=1.0)
     page = await browser.new_page()
-    page.on("console", lambda message: complaints.append(f"{message.type}: {message.text}"))
-    page.on("pageerror", lambda error: complaints.append(str(error)))
+    listen(page, grizz.url, complaints)
     await page.goto(grizz.url)
     await page.wait_for_selector("#connection[data-state=asleep]")
     await expect(page.locator("#connection")).to_have_text("idle")

@@ -247,6 +247,8 @@ async def test_a_listing_says_which_turn_runs_in_a_conversation(shelf: Shelf) ->
     async def running() -> dict[str, str]:
         page = await shelf.listing("alice", after=None, limit=10, newest_first=True, wanted=Wanted())
         assert page is not None
+        for one in page[0]:
+            assert await shelf.get(one.id) == one
         return {one.id: one.running for one in page[0]}
 
     await shelf.begin(a, "resp_1", 60.0)

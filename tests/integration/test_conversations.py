@@ -435,6 +435,8 @@ async def test_the_listing_names_the_response_that_runs_in_a_conversation(
     first = await anext(aiter(stream))
     assert first.type == "response.created"
     assert await running() == [first.response.id]
+    async with http.get(f"{grizz.url}/v1/conversations/{talk.id}?include=running") as answer:
+        assert (await answer.json())["running"] == first.response.id
     async for _ in stream:
         pass
     assert await running() == [None]

@@ -85,7 +85,7 @@ class SqliteShelf:
     async def get(self, conversation_id: str) -> Conversation | None:
         """See `Shelf.get`."""
         row = await self._read(lambda db: self._find(db, conversation_id))
-        return None if row is None else _conversation(row)
+        return None if row is None else self._locks.named(_conversation(row))
 
     async def update(self, conversation_id: str, metadata: Mapping[str, str]) -> Conversation | None:
         """See `Shelf.update`."""

@@ -35,7 +35,11 @@ const sidebar = new Sidebar(talks, {
     open(entry);
   },
   current: () => chat?.id,
-  rename: async (entry, name) => attempt("Not renamed", async () => (await whole(entry)).rename(name)),
+  rename: (entry, name) => attempt("Not renamed", async () => {
+    const one = await whole(entry);
+    await one.rename(name);
+    hooks.changed(one);
+  }),
   remove: (entry) => attempt("Not deleted on the server", () => remove(entry)),
   save: (entry, kind) => attempt("Not exported", async () => {
     const [one, { download }] = await Promise.all([whole(entry), import("./export.js")]);
@@ -52,6 +56,7 @@ const hooks = {
     if (one === chat) refresh();
   },
   announce: (one, text, failed) => (failed ? toast(text) : one === chat && announce(text)),
+  replaced: (one) => one === chat && composer.focus(),
   branched: (saved) => {
     const branch = new Chat(grizz, talks, hooks, saved);
     branch.save();

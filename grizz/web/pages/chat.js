@@ -29,7 +29,8 @@ export class Chat {
 
   /**
    * `saved` is what the store keeps, what is known of a conversation of the server, or null for an empty chat.
-   * `hooks`: {copy(text, button), model(), changed(chat), announce(chat, text), branched(chat)}.
+   * `hooks`: {copy(text, button), model(), changed(chat), announce(chat, text, failed), branched(saved),
+   * replaced(chat)}; the last says that what had the focus may be gone.
    */
   constructor(client, talks, hooks, saved = null) {
     this.#client = client;
@@ -87,6 +88,7 @@ export class Chat {
     this.#sending = null;
     this.messages.length = this.messages.indexOf(question);
     this.#draw();
+    this.#hooks.replaced(this);
     this.messages.push({ role: "user", text, images: question.images });
     if (sending.stopped) this.messages.push({ ...newRecord(), status: "cancelled" });
     else return this.#ask();
@@ -136,6 +138,7 @@ export class Chat {
 
   /** Name it, or with "" call it by its first words again. */
   async rename(name) {
+    await this.sync(); // what is written replaces all that the server knows beside the messages
     this.name = name;
     this.save();
     await this.describe();

@@ -119,7 +119,7 @@ export class Composer {
       image.src = url;
       image.alt = `Image ${index + 1}`;
       const away = button("×", () => {
-        this.#images = this.#images.filter((one) => one !== url);
+        this.#images.splice(index, 1);
         this.#draw();
         this.#hooks.changed();
         field.focus();

@@ -55,7 +55,7 @@ export class Sidebar {
     if (chat.empty) return;
     this.#local.set(id, { id, conversation, title, name, updated });
     const remote = this.#remote.get(conversation);
-    if (remote) remote.running = running;
+    if (remote) Object.assign(remote, { running, metadata: { ...remote.metadata, title: name } });
     this.#draw();
   }
 
@@ -86,7 +86,7 @@ export class Sidebar {
       if (!one.items && !one.running) continue; // made and never used
       const { id, title, running, metadata } = one;
       const name = metadata.title ?? "";
-      entries.set(id, { id, conversation: id, title: title || "Untitled", name, updated: one.updated_at * 1000, running });
+      entries.set(id, { id, conversation: id, title: title || "New chat", name, updated: one.updated_at * 1000, running });
     }
     for (const own of this.#local.values()) {
       const both = entries.get(own.conversation);

@@ -19,7 +19,7 @@ export class Talks {
 
   /** One entry as in a page. */
   get(id) {
-    return this.#client.request("GET", `/v1/conversations/${id}`);
+    return this.#client.request("GET", `/v1/conversations/${id}?include=running`);
   }
 
   /** A new conversation that begins with these items; its id. */
