@@ -87,8 +87,11 @@ class Pages:
 
     async def info(self, request: web.Request) -> web.StreamResponse:
         """What the page shows about this server, and who we take it for; to a stranger nothing but that it is one."""
-        access, over = await self._door.access(request)
-        body = {"access": access} if access == "needed" else {**self._info(), "access": access}
+        access, over, owner = await self._door.access(request)
+        body: dict[str, Any] = {"access": access}
+        if access != "needed":
+            # So that a page can tell whose chats it has cached.
+            body |= {**self._info(), "owner": hashlib.sha256(owner.encode()).hexdigest()[:16]}
         response = json_response(body, headers={"Cache-Control": "no-store"})
         if over:
             end_session(response, secure=self._door.is_secure(request))

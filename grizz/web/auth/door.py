@@ -233,20 +233,19 @@ class Door:
             not rules.anonymous and is_upgrade(request) and presented(request) is None and "grizz" in protocols(request)
         )
 
-    async def access(self, request: web.Request) -> tuple[Access, bool]:
-        """What a page has to know about its visitor, and whether the session it shows is over.
+    async def access(self, request: web.Request) -> tuple[Access, bool, str]:
+        """What a page has to know about its visitor, whether the session it shows is over, and the owner that it is.
 
         Never refuses, and a stranger here is nothing for the log.
         """
         rules, credential = self._rules, presented(request)
         try:
-            await self._identify(request, credential)
+            identity = await self._identify(request, credential)
         except RequestError as error:
             over = error.status == 401 and credential is not None and credential.source == "cookie"
-            return ("guest" if over and rules.anonymous else "needed"), over
-        if not rules.accounts:
-            return "open", False
-        return ("session" if credential else "guest"), False
+            return ("guest" if over and rules.anonymous else "needed"), over, ""
+        access: Access = "open" if not rules.accounts else "session" if credential else "guest"
+        return access, False, identity.owner
 
     def still_valid(self, identity: Identity) -> bool:
         """Whether who came in earlier would still be let in as the same: keys go, tokens expire, rules change."""

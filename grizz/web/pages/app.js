@@ -5,7 +5,6 @@ import { Chat } from "./chat.js";
 import { Composer } from "./composer.js";
 import { Grizz } from "./grizz.js";
 import { Sidebar } from "./sidebar.js";
-import { SignIn, hasAccounts } from "./sign-in.js";
 import * as store from "./store.js";
 import { Talks } from "./talks.js";
 
@@ -22,7 +21,8 @@ const chats = new Map(); // id → Chat: the open one, and those whose answers s
 let chat = null; // the one on screen
 let opening = 0;
 
-const signIn = hasAccounts ? new SignIn(() => grizz.info(), () => grizz.connect()) : null;
+// Where the server has accounts, it says so in the page itself.
+const signIn = "accounts" in document.documentElement.dataset && (await import("./sign-in.js"));
 const composer = new Composer({
   send,
   changed: () => chat && refresh(),
@@ -77,7 +77,7 @@ async function whole(entry) {
 }
 
 /** Put a chat on screen: that of an entry, or an empty one; then look at what the server has of it. */
-async function open(entry = null) {
+async function open(entry) {
   const turn = ++opening;
   const fresh = { options: store.setting("options") ?? {} };
   const next = entry ? await whole(entry) : new Chat(grizz, talks, hooks, fresh);
@@ -132,9 +132,10 @@ function newChat() {
 async function remove(entry) {
   const one = await whole(entry);
   chats.delete(one.id);
+  const gone = one.remove(); // begun first: what is read of the store from now on is without it
   sidebar.forget(one);
   if (one === chat) open();
-  await one.remove();
+  await gone;
 }
 
 async function attempt(failed, work) {
@@ -245,7 +246,7 @@ grizz.addEventListener("state", () => {
   for (const one of chats.values()) one.setLive(grizz.live);
   if (grizz.live && !known) learn();
   if (grizz.live) look();
-  if (hasAccounts && grizz.state.name === "refused") signIn.again();
+  if (signIn && grizz.state.name === "refused") signIn.again(grizz);
 });
 
 /** What the server has: the list of chats, and more of the open one. */
@@ -382,7 +383,12 @@ function copyTheOldWay(text) {
 
 if (document.visibilityState === "hidden") grizz.presence("hidden");
 showConnection();
-const shown = store.current() ?? (await store.list())[0]?.id;
-await open(shown ? { id: shown } : null);
-if (hasAccounts) signIn.check();
-else grizz.connect();
+if (signIn) signIn.begin(grizz, start);
+else await start();
+
+/** Show the chat that was open here last, and connect. */
+async function start() {
+  const shown = chat ?? (store.current() ? { id: store.current() } : (await store.list())[0]);
+  await open(shown);
+  grizz.connect();
+}
