@@ -36,8 +36,8 @@ class Conversation:
         version: how often it was written to; every write adds one.
         items: how many there are.
         bytes: what their JSON comes to.
-        running: the turn that has its lock, as `get` and `listing` found it; "" for none. One whose process died may be named
-            until another one begins.
+        running: the turn that has its lock, as `get` and `listing` found it; "" for none. One whose process died may
+            be named until another one begins.
     """
 
     id: str

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.resources import files
@@ -26,6 +27,13 @@ _TYPES = {
     ".js": "text/javascript; charset=utf-8",
     ".svg": "image/svg+xml",
 }
+
+# Comments of whole lines, which are for who reads the files: a quarter of what browsers would have to load (measured).
+_FOR_READERS = {
+    ".js": re.compile(rb"^[ \t]*(?:/\*\*.*?\*/|//[^\n]*)\n", re.MULTILINE | re.DOTALL),
+    ".css": re.compile(rb"/\*.*?\*/\n?", re.DOTALL),
+}
+_SPACE = re.compile(rb"^[ \t]+|\n(?=\n)", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,5 +124,17 @@ def _answer(request: web.Request, page: _Page) -> web.Response:
 
 
 def _load(body: bytes, name: str) -> _Page:
+    ending = name[name.rindex(".") :]
+    body = lean(body, ending)
     etag = '"' + hashlib.sha256(body).hexdigest()[:20] + '"'
-    return _Page(body, gzip.compress(body, mtime=0), _TYPES[name[name.rindex(".") :]], etag)
+    return _Page(body, gzip.compress(body, mtime=0), _TYPES[ending], etag)
+
+
+def lean(body: bytes, ending: str) -> bytes:
+    """A page's file without what only its readers need: comments that stand alone on their lines, and indentation.
+
+    No string of a file may go over a line's end; a test looks.
+    """
+    if (comments := _FOR_READERS.get(ending)) is not None:
+        body = comments.sub(b"", body)
+    return _SPACE.sub(b"", body).lstrip(b"\n")

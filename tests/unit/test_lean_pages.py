@@ -1,0 +1,42 @@
+"""Pages are served without comments and indentation, and say the same."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from importlib.resources import files
+
+import pytest
+
+from grizz.web.pages import lean
+
+# Strings and regular expressions, in which a backtick opens nothing.
+QUOTED = re.compile(r'"(?:[^"\\]|\\.)*"|/(?![/*])(?:\\.|\[(?:\\.|[^\]])*\]|[^/\\])+/[a-z]*')
+SCRIPTS = sorted(
+    (entry.name, entry.read_text())
+    for entry in files("grizz.web").joinpath("pages").iterdir()
+    if entry.name[-3:] == ".js"
+)
+
+
+def test_comments_of_whole_lines_and_indentation_are_left_out() -> None:
+    script = b'/**\n * What it is.\n */\n\nlet a = 1; // stays\n  // goes\n\n\n  let b = "//";\n'
+    assert lean(script, ".js") == b'let a = 1; // stays\nlet b = "//";\n'
+    assert lean(b"/* Head */\n\na { color: red; }\n", ".css") == b"a { color: red; }\n"
+    assert lean(b"<p>\n  <b>x</b>\n</p>\n", ".html") == b"<p>\n<b>x</b>\n</p>\n"
+
+
+@pytest.mark.parametrize(("name", "text"), SCRIPTS, ids=[name for name, _ in SCRIPTS])
+def test_no_string_goes_over_a_line_where_something_could_be_taken_out_of_it(name: str, text: str) -> None:
+    for number, line in enumerate(text.splitlines(), 1):
+        if not line.lstrip().startswith(("*", "/*", "//")):
+            assert QUOTED.sub("", line).count("`") % 2 == 0, f"{name}:{number}"
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="node is not installed")
+@pytest.mark.parametrize(("name", "text"), SCRIPTS, ids=[name for name, _ in SCRIPTS])
+def test_what_is_left_is_a_whole_script(name: str, text: str) -> None:
+    node = ["node", "--input-type=module", "--check", "-"]
+    done = subprocess.run(node, input=lean(text.encode(), ".js"), capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr.decode()
