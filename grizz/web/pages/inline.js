@@ -11,7 +11,7 @@ const TARGET =
 const HALF_TARGET = /(?:\([^)\n]{0,2000})?$/y;
 const ANGLE = /<((?:https?:\/\/|mailto:)[^\s<>]+)>|<([\w.!#$%&'*+/=?^`{|}~-]{1,64}@[\w-]{1,63}(?:\.[\w-]{1,63}){1,8})>/iy;
 const BREAK = /<br\s{0,9}\/?>/iy;
-const ADDRESS = /https?:\/\/[^\s<>"`*\u3000-\u303f\uff00-\uff0f\uff1a-\uff20]+/y;
+const ADDRESS = /https?:\/\/[^\s<>"`*[\]\u3000-\u303f\uff00-\uff0f\uff1a-\uff20]+/y;
 const SAFE = /^(?:https?:\/\/|mailto:)[^\s\p{Cc}]+$/iu;
 const ENTITIES = {
   amp: "&", lt: "<", gt: ">", quot: '"', apos: "'", nbsp: "\u00a0", copy: "©", reg: "®", trade: "™", hellip: "…", mdash: "—",
@@ -126,7 +126,7 @@ export const unescape = (text) =>
 function bare(text) {
   let address = text;
   for (;;) {
-    const shorter = address.replace(/(?:[.,;:!?'"_~\]}|]|&\w{2,8};)$/, "");
+    const shorter = address.replace(/(?:[.,;:!?'_~}|]|&\w{2,8};)$/, "");
     const opened = shorter.split("(").length;
     if (shorter === address && address.endsWith(")") && address.split(")").length > opened) address = address.slice(0, -1);
     else if (shorter === address) return address;

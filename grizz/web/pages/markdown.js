@@ -175,13 +175,14 @@ export class Markdown {
 
   /** `long`: only the beginning of a line that can be nothing but text or code. Returns whether it was begun. */
   #line(raw, long = false) {
-    const whole = raw.replace(/\r$/, "").replace(/^[ \t]+/, (space) => space.replaceAll("\t", "    "));
+    const text = raw.replace(/\r$/, "");
+    const whole = text.replace(/^[ \t]+/, (space) => space.replaceAll("\t", "    "));
     let [depth, line] = this.#descend(whole);
     const inside = depth === this.#open.length;
     if (this.#leaf?.kind === "code") {
       // Models often forget to indent code in a list: only leaving a quote ends it.
       if (inside || this.#open.slice(depth).every((box) => box.kind === "item")) {
-        this.#code(inside ? line : whole, long);
+        this.#code(!this.#open.length ? text : inside ? line : whole, long); // a Makefile needs its tabs
         return true;
       }
     }
