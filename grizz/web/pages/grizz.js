@@ -136,7 +136,8 @@ export class Grizz extends EventTarget {
 
   /**
    * Start a response. `body` is what POST /v1/responses takes; `stream_id` is set here.
-   * `handlers`: {onEvent(event), onAttached(event), onSnapshot(response), onEnd(outcome)}.
+   * `handlers`: {onEvent(event), onQueue(position), onAttached(event), onSnapshot(response), onEnd(outcome)};
+   * `position` is how many jobs will be handed out before this one.
    */
   create(body, handlers = {}) {
     const stream = new Stream(this, handlers, { phase: "waiting", body });
@@ -186,21 +187,35 @@ export class Grizz extends EventTarget {
 
   /** The Response object as it is now. Throws an Error with `status` and `code`. */
   retrieve(responseId) {
-    return this.#get(`/v1/responses/${encodeURIComponent(responseId)}`);
+    return this.request("GET", `/v1/responses/${encodeURIComponent(responseId)}`);
   }
 
   /** Ids of the models that the server offers. */
-  request(method, path, body) {
-    return this.#get(path, method, body);
-  }
-
   async models() {
-    return (await this.#get("/v1/models")).data.map((model) => model.id);
+    return (await this.request("GET", "/v1/models")).data.map((model) => model.id);
   }
 
   /** `{access, version, model, demo, upstream}` of the server; `access` alone if it wants to know who we are. */
   info() {
-    return this.#get("/pages/info.json");
+    return this.request("GET", "/pages/info.json");
+  }
+
+  /**
+   * Any other call of the API: `await grizz.request("POST", "/v1/conversations", { metadata })`.
+   * `body`, if any, goes as JSON; the parsed answer is returned. A refusal throws an Error with `message`, `status`
+   * and `code`; no answer within 10 s, or no connection, an Error without a status.
+   */
+  async request(method, path, body) {
+    const options = { method, cache: "no-store", signal: AbortSignal.timeout(DIAL_MS) };
+    if (body !== undefined) {
+      options.headers = { "Content-Type": "application/json" };
+      options.body = JSON.stringify(body);
+    }
+    const answer = await fetch(new URL(path, this.#base), options);
+    const parsed = await answer.json().catch(() => ({}));
+    if (answer.ok) return parsed;
+    const error = new Error(parsed.error?.message ?? `The server answered ${answer.status}.`);
+    throw Object.assign(error, { status: answer.status, code: parsed.error?.code });
   }
 
   // The connection ------------------------------------------------------------------------------
@@ -406,8 +421,8 @@ export class Grizz extends EventTarget {
     this.#lastFrame = Date.now();
     this.#attempts = 0;
     const stream = this.#lanes.get(event.stream_id);
-    if (event.type === "grizz:queue") {
-      for (const one of this.#streams) if (one.responseId === event.response_id) one.emit("onQueue", event.position);
+    if (stream && event.type === "grizz:queue") {
+      if (event.response_id === stream.responseId) stream.emit("onQueue", event.position);
     } else if (!stream) {
       // About the connection, or about nothing that is still read: for whoever is interested.
       this.dispatchEvent(new CustomEvent("event", { detail: event }));
@@ -488,13 +503,5 @@ export class Grizz extends EventTarget {
     this.#releaseLane(stream);
     this.#streams.delete(stream);
     stream.emit("onEnd", outcome);
-  }
-
-  async #get(path, method = "GET", body) {
-    const answer = await fetch(new URL(path, this.#base), { method, body: body && JSON.stringify(body), cache: "no-store", signal: AbortSignal.timeout(DIAL_MS) });
-    const got = await answer.json().catch(() => ({}));
-    if (answer.ok) return got;
-    const error = new Error(got.error?.message ?? `The server answered ${answer.status}.`);
-    throw Object.assign(error, { status: answer.status, code: got.error?.code });
   }
 }
