@@ -20,6 +20,8 @@ from grizz.telemetry.metrics import REDIS_COMMANDS, Metrics, total
 from grizz.telemetry.status import SAMPLE_S, Hour, Reading, rounded
 from grizz.transport.base import Depth
 
+# What is too large or wrong in itself says nothing about this process.
+_REFUSED = ("queue_full", "rate_limited", "draining")
 _FAILED = ("error", "timeout", "dead")
 # Upstreams that are listed; those beyond are counted.
 _MOST_UPSTREAMS = 100
@@ -126,7 +128,7 @@ class Vitals:
             tokens=read.tokens,
             answers=total(metrics.finished),
             errors=total(metrics.finished, outcome=_FAILED) + total(metrics.unhandled_errors),
-            refused=total(metrics.rejected),
+            refused=total(metrics.rejected, reason=_REFUSED),
             spreads={**spreads, "gap": tuple(read.counts)},
             commands=dict(metrics.redis.by_command) if self._redis is not None else {},
         )

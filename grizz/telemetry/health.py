@@ -12,6 +12,8 @@ Level = Literal["good", "warn", "bad"]
 _OLD_S, _TOO_OLD_S = 10.0, 60.0
 # The tick is 100 ms: beyond these, streams are seen to stutter, or to stand.
 _LATE_S, _TOO_LATE_S = 0.1, 1.0
+# Fewer ticks, ten seconds of them, say little: a start is busy.
+_TICKS = 100
 # Parts of answers that failed, and of what there is room for.
 _MANY_FAILED = 0.1
 _NEARLY_FULL = 0.8
@@ -91,7 +93,9 @@ def _errors(facts: Facts) -> Iterator[Check]:
         many = errors > _MANY_FAILED * max(answers, 1)
         yield Check("errors", "bad" if many else "warn", f"{_errors_of(errors)} in 5 minutes, beside {answers} answers")
     elif refused:
-        yield Check("errors", "warn", f"{refused} requests were refused in 5 minutes")
+        yield Check(
+            "errors", "warn", f"{refused} requests were refused in 5 minutes, for want of room or beyond a limit"
+        )
     else:
         yield Check("errors", "good")
 
@@ -99,7 +103,9 @@ def _errors(facts: Facts) -> Iterator[Check]:
 def _lag(facts: Facts) -> Iterator[Check]:
     lag = facts.now["latency"]["lag"]
     p95, longest = lag["p95"] or 0.0, lag["max"] or 0.0
-    if p95 > _LATE_S:
+    if lag["count"] < _TICKS:
+        yield Check("lag", "good")
+    elif p95 > _LATE_S:
         yield Check("lag", "bad", f"the event loop is late by {p95 * 1000:.0f} ms and more: too much work for one core")
     elif longest > _TOO_LATE_S:
         yield Check("lag", "warn", f"the event loop stood still for {longest:.1f} s within the last minute")

@@ -36,7 +36,7 @@ class Reading:
         tokens: tokens that were read from upstreams.
         answers: responses that ended, however that was.
         errors: those that failed, and errors that nobody expected.
-        refused: work that was not taken.
+        refused: work that was not taken, for want of room or beyond a limit.
         spreads: for each of `LATENCIES`, how many took how long.
         commands: commands sent to Redis, by name.
     """

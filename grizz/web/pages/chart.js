@@ -112,7 +112,7 @@ export class Chart {
     const picked = this.#picked === null ? null : Math.max(0, this.#length - 1 - this.#picked);
     const index = picked ?? this.#length - 1;
     const labels = Object.values(this.#series);
-    const told = (value) => (value === null || value === undefined ? "none" : this.#format(value));
+    const told = (value) => this.#format(value ?? null);
     const keys = labels.map((label, line) =>
       element("span", { class: "key", "data-line": line }, `${label} ${told(this.#rows[line][index])}`.trim()),
     );

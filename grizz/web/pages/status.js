@@ -17,8 +17,9 @@ const NODES = { answers: "answers", silent: "does not answer: gone, stuck or old
 
 /* Figures in words */
 
-const figure = (value) => new Intl.NumberFormat(undefined, { maximumFractionDigits: Math.abs(value) < 10 ? 1 : 0 }).format(value);
-const split = (s) => (s < 0.01 ? [(s * 1000).toFixed(1), "ms"] : s < 1 ? [String(Math.round(s * 1000)), "ms"] : s < 100 ? [s.toFixed(1), "s"] : [figure(s), "s"]);
+const figure = (value) => (value === null ? "–" : count(value));
+const count = (value) => new Intl.NumberFormat(undefined, { maximumFractionDigits: Math.abs(value) < 10 ? 1 : 0 }).format(value);
+const split = (s) => (!s ? ["0", "ms"] : s < 0.01 ? [(s * 1000).toFixed(1), "ms"] : s < 1 ? [String(Math.round(s * 1000)), "ms"] : s < 100 ? [s.toFixed(1), "s"] : [figure(s), "s"]);
 const time = (s) => (s === null || s === undefined ? "–" : split(s).join(" "));
 const money = (value) => new Intl.NumberFormat(undefined, { minimumFractionDigits: 2, maximumFractionDigits: 2 }).format(value);
 
@@ -38,7 +39,7 @@ const TILES = {
   queue: ["Queue", "queue", "queued", ({ now }) => [figure(now.queued), "waiting", now.queued ? `oldest for ${time(now.oldest_s)}` : "nothing waits"]],
   first: ["First token", null, "first_token_p50", ({ now: { latency } }) => [...median(latency.first_token), both(latency.first_token)]],
   gap: ["Between tokens", null, "gap_p50", ({ now: { latency } }) => [...median(latency.gap), both(latency.gap)]],
-  tokens: ["Tokens", null, "tokens_per_s", ({ now }) => [figure(now.tokens_per_s), "a second", `${figure(now.answers.last_hour)} answers in the last hour`]],
+  tokens: ["Tokens", null, "tokens_per_s", ({ now }) => [figure(now.tokens_per_s), "a second", `${figure(now.answers.last_hour)} ${now.answers.last_hour === 1 ? "answer" : "answers"} in the last hour`]],
   errors: ["Errors", "errors", "errors", ({ now }) => [figure(now.errors.last_5m), "in 5 min", `${figure(now.errors.last_hour)} in the hour, ${figure(now.refused.last_hour)} refused`]],
   connections: ["Connections", null, "connections", ({ now }) => [figure(now.connections), "WebSockets", "open at this process"]],
   lag: ["Event loop lag", "lag", "lag_p95", ({ now: { latency } }) => [...(latency.lag.count ? split(latency.lag.p95) : ["–", ""]), `p95 of the last minute, most ${time(latency.lag.max)}`]],
@@ -100,6 +101,7 @@ function show(report) {
   if (!charts.length) build(report);
   collect(report);
   showVerdict(report);
+  $("content").hidden = false; // before the tables, whose widths are looked at
   const levels = Object.fromEntries(report.checks.map((check) => [check.what, check]));
   for (const [name, tile] of Object.entries(tiles)) {
     const [, check, series, read] = TILES[name];
@@ -117,7 +119,6 @@ function show(report) {
   showUpstreams(report);
   showNodes(report);
   showRedis(report);
-  $("content").hidden = false;
 }
 
 function showVerdict({ checks, ...report }) {
@@ -156,7 +157,7 @@ function put(section, made) {
 
 function showUpstreams({ upstreams }) {
   const rows = upstreams.map((one) => {
-    const rest = one.probe_in_s ? `probe in ${time(one.probe_in_s)}` : one.paused_s ? `paused for ${time(one.paused_s)}` : "–";
+    const rest = one.probe_in_s ? `probe in ${time(one.probe_in_s)}` : one.state === "open" ? "the next job probes" : one.paused_s ? `paused for ${time(one.paused_s)}` : "–";
     return { cells: [one.name, BREAKERS[one.state] ?? [one.state, "warn"], figure(one.open_requests), figure(one.failures), rest] };
   });
   put("upstreams", table([["Upstream"], ["Breaker"], ["Open requests", "number"], ["Failures in a row", "number"], ["Rest"]], rows));
