@@ -26,6 +26,7 @@ from grizz.engine.models import Models
 from grizz.engine.names import Names
 from grizz.engine.once import Once
 from grizz.engine.replies import Replies
+from grizz.engine.vitals import Vitals
 from grizz.engine.worker import Pool, Rules
 from grizz.errors import ConfigError
 from grizz.tasks import TaskOwner
@@ -151,8 +152,9 @@ class App:
         self.pool = self._build_pool()
         self.engine = self._build_engine()
         self.transport.connect(self.engine.home, self.pool)
+        vitals = self._build_vitals()
         if self.scaled is not None:
-            self.scaled.join(self.engine, self.pool)
+            self.scaled.join(self.engine, self.pool, vitals)
         self._watch()
         await self.transport.start()
         if self.scaled is not None:
@@ -162,11 +164,14 @@ class App:
         self.engine.start()
         self.pool.start()
         self._tasks.spawn(self._measure_lag(), name="measure loop lag")
+        self._tasks.spawn(vitals.keep(), name="keep the last hour")
         self.server = Server(
             settings=settings,
             engine=self.engine,
             models=self.models,
             metrics=self.metrics,
+            vitals=vitals,
+            nodes=self.scaled.nodes.table if self.scaled else None,
             tasks=self._tasks,
             on_error=self._unhandled,
             demo=behind.is_demo,
@@ -307,6 +312,17 @@ class App:
             shelf=self._build_shelf(),
         )
 
+    def _build_vitals(self) -> Vitals:
+        return Vitals(
+            engine=self.engine,
+            pool=self.pool,
+            fleet=self.fleet,
+            metrics=self.metrics,
+            depth=self.transport.depth,
+            max_jobs=self._settings.queue.max_jobs,
+            redis=self.scaled.facts if self.scaled else None,
+        )
+
     def _build_shelf(self) -> Shelf:
         if self.scaled is not None:
             return self.scaled.shelf
@@ -337,7 +353,7 @@ class App:
         while True:
             due = loop.time() + _LAG_EVERY_S
             await asyncio.sleep(_LAG_EVERY_S)
-            self.metrics.loop_lag.observe(max(0.0, loop.time() - due))
+            self.metrics.late(max(0.0, loop.time() - due))
 
     def _unhandled(self, task: str, error: BaseException) -> None:
         if hasattr(self, "metrics"):

@@ -9,6 +9,7 @@ import secrets
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
+from typing import Any
 
 from redis.exceptions import RedisError
 
@@ -17,7 +18,9 @@ from grizz.config.redis_url import parse_redis_url
 from grizz.core.budget import Budget, Thrift
 from grizz.engine.engine import Engine
 from grizz.engine.erase import forget_owner
+from grizz.engine.nodes import Nodes
 from grizz.engine.peers import Peers
+from grizz.engine.vitals import Vitals
 from grizz.engine.worker import Pool, Work
 from grizz.errors import RedisDown
 from grizz.tasks import TaskOwner
@@ -67,6 +70,7 @@ class Scaled:
     Attributes:
         transport, archive, claims, shelf, bus: what the engine works with.
         budget: commands against the monthly budget.
+        nodes: all nodes, once `join` was called.
     """
 
     def __init__(self, settings: Settings, metrics: Metrics, tasks: TaskOwner) -> None:
@@ -116,8 +120,8 @@ class Scaled:
     def __repr__(self) -> str:
         return f"<Scaled {self.bus.node}: {self.link!r}>"
 
-    def join(self, engine: Engine, pool: Pool) -> None:
-        """Let the engine find, follow and take over what other nodes have."""
+    def join(self, engine: Engine, pool: Pool, vitals: Vitals) -> None:
+        """Let the engine find, follow and take over what other nodes have; let nodes ask each other how they are."""
         peers = engine.lookup.peers = Peers(
             bus=self.bus,
             finder=self._look_out(engine),
@@ -128,6 +132,12 @@ class Scaled:
             forget=engine.deleted_elsewhere,
         )
         self.bus.watch(peers.reached)
+        self.nodes = Nodes(
+            self.bus,
+            known=lambda: self._greetings.known,
+            own=vitals.row,
+            may_ask=lambda: self._thrift is not Thrift.LOCAL,
+        )
         self.bus.on("erase", lambda sender, part, lines: self._erase(engine, sender, part["owner"]))
         self.transport.handed_over = Handover(
             keys=self.keys,
@@ -210,6 +220,24 @@ class Scaled:
 
     def _projected(self) -> float:
         return self.budget.projected(time.monotonic(), _left_h(time.time()))
+
+    def facts(self) -> dict[str, Any]:
+        """What the status page tells of the Redis; see docs/operations.md."""
+        projected, price = self._projected(), self._settings.redis.price_per_100k
+        monthly = self.budget.monthly
+        return {
+            "trouble": self.link.trouble,
+            "per_hour": self.budget.per_hour(time.monotonic()),
+            "processes": self.budget.processes,
+            "used_month": self.budget.used,
+            "projected_month": round(projected),
+            "budget_month": monthly,
+            "share": round(projected / monthly, 4) if monthly else None,
+            "price_per_100k": price,
+            "projected_cost": round(projected / 1e5 * price, 4),
+            "budget_cost": round(monthly / 1e5 * price, 4) if monthly else None,
+            "thrift": int(self._thrift),
+        }
 
     async def _govern(self) -> None:
         """See to it that the month's commands last; the shared tally costs one command an hour, with a budget only."""

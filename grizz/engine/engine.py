@@ -69,6 +69,7 @@ class Engine:
         shelf: where conversations are.
 
     Attributes:
+        delivered: counts what an event took from the log to a socket, in seconds.
         home: what the transport talks to.
         lookup: finds responses that are no reply of this node.
         conversations: what clients ask of conversations.
@@ -104,15 +105,16 @@ class Engine:
         self._origins = Origins(self.lookup, self.conversations, self._turns, self.reply)
         self.home = Home(replies, self.lookup, self.pulse, self._turns, metrics)
         self.draining = False
-        self._node = node
+        self.node = node
         self._transport = transport
         self._metrics = metrics
+        self.delivered = metrics.delivered
         self._tasks = tasks
         self._free_slots = free_slots
         self.readers_per_response = readers_per_response
 
     def __repr__(self) -> str:
-        return f"<Engine {self._node()}: {self.replies!r}, {self.history!r}>"
+        return f"<Engine {self.node()}: {self.replies!r}, {self.history!r}>"
 
     def start(self) -> None:
         """Begin to sweep: graces, expiries; and to watch that time does not stand still."""
@@ -308,7 +310,7 @@ class Engine:
         request, parent, given = origin.request, origin.parent, origin.given
         context = await origin.seen(self.compactions, owner)
         # It may have begun, or become another node, while this one waited for others; from here on nothing waits.
-        if self.draining or not name.startswith(f"resp_{self._node()}"):
+        if self.draining or not name.startswith(f"resp_{self.node()}"):
             raise _restarting()
         waits = request.generate and self._transport.depth().queued >= self._free_slots()
         status = "queued" if waits else "in_progress"
@@ -343,7 +345,7 @@ class Engine:
 
     def new_response_id(self) -> str:
         """An id for a response that is about to be made here."""
-        return new_response_id(self._node(), time.time())
+        return new_response_id(self.node(), time.time())
 
     async def _stop(self, reply: Reply, cause: Cause) -> None:
         if reply.ended:

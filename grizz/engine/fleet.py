@@ -236,7 +236,7 @@ class Fleet:
     def first_word(self, trial: Trial, model: str, now: float) -> None:
         """The first content came. `model` is a label value."""
         trial.answered = True
-        self._metrics.first_chunk.labels(trial.member.name, model).observe(now - trial.sent_at)
+        self._metrics.answered(trial.member.name, model, now - trial.sent_at)
         with self._watching(trial.member):
             trial.member.breaker.answered(now, trial.era)
 

@@ -77,7 +77,7 @@ class Home:
         if not reply.started and any(event.key is not None for event in events):
             reply.started = True
             label = self._metrics.model(reply.request.model)
-            self._metrics.first_token.labels(label).observe(now - reply.created_at)
+            self._metrics.began(label, now - reply.created_at)
         self._append(reply, events, now)
 
     def _release(self) -> None:

@@ -7,6 +7,7 @@ a second tab, an SSE stream and a blocking `POST` are all the same thing, anothe
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -44,6 +45,7 @@ class Reply:
         left: how many items of the output those have left behind.
         revoked: another node speaks for it now: not one more of its events may go out.
         told_at: when its last event came.
+        logged_at: the same by `time.monotonic`, since the loop's clock is read once for each of its rounds.
         on_end: called once with the Response when it stops running here, however that comes.
         unwatched_since: when its last cursor went, or it was made; None while somebody watches.
     """
@@ -60,6 +62,7 @@ class Reply:
         "given",
         "id",
         "left",
+        "logged_at",
         "losses",
         "on_end",
         "owner",
@@ -94,6 +97,7 @@ class Reply:
         self.given = given
         self.bytes = size
         self.created_at = self.told_at = now
+        self.logged_at = 0.0
         self.started = False
         self.attempt = 1
         self.losses: tuple[int, ...] = ()
@@ -148,6 +152,7 @@ class Reply:
             self._newest = []
         self._newest.extend(fresh)
         self.told_at = now
+        self.logged_at = time.monotonic()
         for event in fresh:
             self._log.append(event.data)
             self.bytes += len(event.data) + EVENT_OVERHEAD_BYTES
@@ -242,12 +247,13 @@ class Cursor:
         wake: called when there may be something to read; once at the start too if there is.
     """
 
-    __slots__ = ("_open", "_reply", "_wake", "position")
+    __slots__ = ("_joined_at", "_open", "_reply", "_wake", "position")
 
     def __init__(self, reply: Reply, after: int, wake: Callable[[], None]) -> None:
         self._reply = reply
         self._wake = wake
         self.position = after
+        self._joined_at = reply.last_seq
         self._open = True
         reply.watch(wake)
         if self.behind:
@@ -274,6 +280,17 @@ class Cursor:
     def finished(self) -> bool:
         """Was the terminal event read (or known to the reader before)?"""
         return self._reply.ended and not self.behind
+
+    @property
+    def logged_at(self) -> float | None:
+        """When the event at its position came into the log, by `time.monotonic`.
+
+        None when newer ones are there, or when it was there before this reader: then it had nobody to wait for.
+        """
+        reply = self._reply
+        if self.position < reply.last_seq or self.position <= self._joined_at:
+            return None
+        return reply.logged_at
 
     def read(self, limit: int = 256) -> list[Event]:
         """The next events, `limit` at most, and the position moves behind them."""

@@ -25,7 +25,8 @@ from grizz.protocol.items import Item
 from grizz.protocol.obfuscate import padded
 from grizz.protocol.requests import Request
 from grizz.tasks import TaskOwner
-from grizz.telemetry.metrics import Gaps, Metrics
+from grizz.telemetry.gaps import Gaps
+from grizz.telemetry.metrics import Metrics
 from grizz.transport.base import Cause, Transport
 from grizz.upstream.base import Chunks
 
@@ -135,6 +136,13 @@ class Pool:
         """Jobs being streamed now."""
         return len(self._runs)
 
+    def read(self) -> Gaps:
+        """The tokens of all streams since the start, those that still run included."""
+        together = self.metrics.gaps()
+        for run in self._runs.values():
+            together.add(run.gaps)
+        return together
+
     def start(self) -> None:
         """Begin to lease jobs."""
         if self.rules.concurrency:
@@ -195,7 +203,7 @@ class Run:
         self._begun = False
         self._over = False  # how it ends is decided: nothing may interrupt the settling
         self._label = pool.metrics.model(self._work.request.model)
-        self._gaps = Gaps()
+        self.gaps = Gaps()
         self._first_read_at = self._last_read_at = 0.0
         self._new_id = pool.ids_of(delivery.job.id)
         self._composer = Composer(
@@ -230,7 +238,7 @@ class Run:
         self._begun = True  # a task that is cancelled before it begins says nothing, and gives no slot back
         job = self.delivery.job
         started_at = asyncio.get_running_loop().time()
-        self._pool.metrics.queue_wait.observe(started_at - job.accepted_at)
+        self._pool.metrics.waited(started_at - job.accepted_at)
         try:
             outcome, ending = await self._ending()
             self._over = True
@@ -241,7 +249,7 @@ class Run:
         except LeaseLost:
             log.warning("lease lost", extra={"response": job.id, "attempt": self.delivery.attempt})
         finally:
-            self._pool.metrics.add_gaps(self._work.request.model, self._gaps)
+            self._pool.metrics.add_gaps(self._work.request.model, self.gaps)
 
     async def _ending(self) -> Ending:
         """Stream, and say how the response ends."""
@@ -303,9 +311,10 @@ class Run:
         """Account for a read that brought content, and see that it goes out."""
         now = asyncio.get_running_loop().time()
         if self._last_read_at:
-            self._gaps.observe((now - self._last_read_at) / tokens, tokens)
+            self.gaps.observe((now - self._last_read_at) / tokens, tokens)
         else:
             self._first_read_at = now
+            self.gaps.first = tokens
         self._last_read_at = now
         self._publish()
         if self._composer.dirty:

@@ -136,6 +136,7 @@ class Completions(Handlers):
                     await response.prepare(request)
                 with guard:
                     await response.write(data or sse.PING_FRAME)
+                reading.sent()
                 sent_at = loop.time()
             if choice.failure is not None:
                 return choice.failure

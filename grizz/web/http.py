@@ -175,6 +175,7 @@ class Api(Handlers):
                     with guard:
                         # One write for each: some readers lose an event that is split over two reads.
                         await response.write(sse.encode(event.type, event.data))
+                reading.sent()
                 if not events and not reading.finished:
                     with guard:
                         await response.write(sse.PING_FRAME)

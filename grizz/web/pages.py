@@ -45,7 +45,7 @@ class _Page:
 
 
 class Pages:
-    """Serves `/` and `/pages/…`.
+    """Serves `/`, `/status` and `/pages/…`.
 
     Args:
         info: what the page shows about this server.
@@ -59,13 +59,16 @@ class Pages:
             for entry in files("grizz.web").joinpath("pages").iterdir()
             if entry.name.endswith(tuple(_TYPES))
         }
-        index = self._pages["index.html"].body
-        self._with_accounts = _load(index.replace(b"<html ", b"<html data-accounts ", 1), "index.html")
+        self._with_accounts = {
+            name: _load(self._pages[name].body.replace(b"<html ", b"<html data-accounts ", 1), name)
+            for name in ("index.html", "status.html")
+        }
 
     def routes(self) -> list[web.RouteDef]:
         """What to add to the router."""
         return [
             web.get("/", self.index),
+            web.get("/status", self.status),
             web.get("/favicon.ico", self.favicon),
             web.get("/pages/info.json", self.info),
             web.get("/pages/{name}", self.file),
@@ -73,10 +76,13 @@ class Pages:
 
     async def index(self, request: web.Request) -> web.StreamResponse:
         """The chat page; makes the browser an owner of its own. Where there are accounts, the page knows from this."""
-        page = self._with_accounts if self._door.has_accounts else self._pages["index.html"]
-        response = _answer(request, page)
+        response = _answer(request, self._page("index.html"))
         self._door.give_cookie(request, response)
         return response
+
+    async def status(self, request: web.Request) -> web.StreamResponse:
+        """The status page: no more than the page, which asks `/status.json` for the rest."""
+        return _answer(request, self._page("status.html"))
 
     async def favicon(self, request: web.Request) -> web.StreamResponse:
         """What browsers ask for unasked."""
@@ -92,6 +98,9 @@ class Pages:
             # Before the first connection, and other than the page itself never asked for by another site's link.
             self._door.give_cookie(request, response)
         return response
+
+    def _page(self, name: str) -> _Page:
+        return (self._with_accounts if self._door.has_accounts else self._pages)[name]
 
     async def info(self, request: web.Request) -> web.StreamResponse:
         """What the page shows about this server, and who we take it for; to a stranger nothing but that it is one."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 
 from aiohttp import web
 
@@ -32,6 +33,7 @@ class Reading:
         self._request = request
         self._wake = asyncio.Event()
         self._cursor = Cursor(reply, after, self._wake.set)
+        self._logged_at: float | None = None
 
     @property
     def finished(self) -> bool:
@@ -54,9 +56,16 @@ class Reading:
                 await self._engine.pulse.sure()
             self._check()
             if events := self._cursor.read():
+                self._logged_at = self._cursor.logged_at
                 return events
             if self._cursor.finished or not await self._woken(until):
                 return []
+
+    def sent(self) -> None:
+        """What `next` gave was written: count how long it took from the log to here."""
+        if self._logged_at is not None:
+            self._engine.delivered(time.monotonic() - self._logged_at)
+            self._logged_at = None
 
     async def end(self, look_s: float) -> None:
         """Wait for the terminal event, and look each `look_s` seconds whether the client is still there.

@@ -12,6 +12,7 @@ from grizz import __version__
 from grizz.config import Settings, is_loopback
 from grizz.engine.engine import Engine
 from grizz.engine.models import Models
+from grizz.engine.vitals import Vitals
 from grizz.errors import Code, RequestError
 from grizz.tasks import OnError, TaskOwner
 from grizz.telemetry.metrics import Metrics
@@ -26,6 +27,7 @@ from grizz.web.limits import Limits
 from grizz.web.pages import Pages
 from grizz.web.scraping import ScrapeSite
 from grizz.web.sockets import Sockets
+from grizz.web.status import StatusApi, Table
 from grizz.web.tls import load_certificate
 from grizz.web.watchdog import Watchdog
 
@@ -47,6 +49,8 @@ class Server:
         engine: Engine,
         models: Models,
         metrics: Metrics,
+        vitals: Vitals,
+        nodes: Table | None,
         tasks: TaskOwner,
         on_error: OnError,
         demo: bool,
@@ -78,6 +82,8 @@ class Server:
         self._info: dict[str, Any] = {"version": __version__, "model": "", "demo": demo, "upstream": upstream}
         self._info["scaled"] = bool(settings.redis.url)
         self.ready = False
+        shares_port = settings.server.reuse_port
+        self._status = StatusApi(vitals, nodes, is_ready=lambda: self.ready, shares_port=shares_port)
         self._tasks = tasks
         self._runner = web.AppRunner(
             self._application(),
@@ -133,6 +139,7 @@ class Server:
             *conversations.routes(),
             *Sessions(self._door).routes(),
             *Pages(self._door, self._page_info).routes(),
+            *self._status.routes(),
             web.get("/livez", self._livez),
             web.get("/healthz", self._livez),
             web.get("/readyz", self._readyz),

@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import logging
 import math
+import time
 from collections.abc import Callable, Iterator, Sequence
 
 from grizz.engine.pulse import Pulse
@@ -223,6 +224,8 @@ class Writer:
             if reply.ended or reply.revoked or not self._ws.write_now(messages, _BATCH_BYTES):
                 return False
             cursor.position = events[-1].seq
+            if (logged_at := cursor.logged_at) is not None:
+                self._metrics.delivered(time.monotonic() - logged_at)
             written = True
         return written and not self._ws.is_full
 
@@ -262,6 +265,7 @@ class Writer:
             if cursor is None:
                 continue
             events = cursor.read()
+            logged_at = cursor.logged_at if events else None
             if len(events) > 1 and (self._slow or self.presence != "visible"):
                 events = merge(events)
             for batch in _batches(events):
@@ -274,6 +278,9 @@ class Writer:
                 await self._send([on_lane(data, lane.name) for data in batch])
             if cursor.reply.revoked:
                 raise _Revoked
+            # A tab that nobody looks at is served late on purpose.
+            if logged_at is not None and self.presence == "visible":
+                self._metrics.delivered(time.monotonic() - logged_at)
             if cursor.finished and lane.cursor is cursor:
                 self._done(lane)
             more = more or cursor.behind

@@ -39,7 +39,7 @@ LOCAL = "local"
 _OWNER_FORM = re.compile(r"[A-Za-z0-9_\-]{43}\Z")
 _OWNER_AGE_S = 400 * 86_400  # what browsers cap it at
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
-_PUBLIC = re.compile(r"/(?:|favicon\.ico|pages/[^/]+|livez|healthz|readyz|v1/session)\Z")
+_PUBLIC = re.compile(r"/(?:|favicon\.ico|status|pages/[^/]+|livez|healthz|readyz|v1/session)\Z")
 
 # What a page may do: anything, as there are no accounts; act for who is signed in; act anonymously; nothing.
 Access = Literal["open", "session", "guest", "needed"]
