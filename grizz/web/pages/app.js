@@ -22,7 +22,7 @@ let chat = null; // the one on screen
 let opening = 0;
 
 // Where the server has accounts, it says so in the page itself.
-const signIn = "accounts" in document.documentElement.dataset && (await import("./sign-in.js"));
+const signIn = "accounts" in document.documentElement.dataset ? await import("./sign-in.js") : null;
 const composer = new Composer({
   send,
   changed: () => chat && refresh(),

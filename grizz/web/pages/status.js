@@ -5,7 +5,6 @@
  */
 
 import { Chart, Spark, clock, element } from "./chart.js";
-import { SignIn, hasAccounts } from "./sign-in.js";
 
 const $ = (id) => document.getElementById(id);
 const EVERY_MS = 5000;
@@ -240,11 +239,13 @@ function away(text) {
 
 function stranger() {
   say($("headline"), "Sign in to see how this server is");
-  signIn?.again();
+  signIn?.again(who);
 }
 
-const signIn = hasAccounts ? new SignIn(async () => (await fetch("/pages/info.json", { cache: "no-store" })).json(), look) : null;
+const who = { info: async () => (await fetch("/pages/info.json", { cache: "no-store" })).json() };
+// Where the server has accounts, it says so in the page itself.
+const signIn = "accounts" in document.documentElement.dataset ? await import("./sign-in.js") : null;
 document.addEventListener("visibilitychange", look);
 addEventListener("online", look);
-if (signIn) signIn.check();
+if (signIn) signIn.begin(who, look);
 else look();
