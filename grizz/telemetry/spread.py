@@ -38,9 +38,9 @@ class Spread:
         )
 
     def observe(self, seconds: float) -> None:
-        """Count one; what is below 0 counts as 0."""
+        """Count one; not below 0."""
         self.counts[bisect_left(EDGES, seconds)] += 1
-        self.sum += max(0.0, seconds)
+        self.sum += seconds
 
 
 class SpreadCollector(Collector):
