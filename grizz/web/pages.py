@@ -34,6 +34,7 @@ _FOR_READERS = {
     ".css": re.compile(rb"/\*.*?\*/\n?", re.DOTALL),
 }
 _SPACE = re.compile(rb"^[ \t]+|\n(?=\n)", re.MULTILINE)
+_SPACE_OF_STYLE = re.compile(rb"(?<=[{};,])[ \n]+|[ \n]+(?=[{}])|(?<=[\w-]:) ")
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,4 +147,5 @@ def lean(body: bytes, ending: str) -> bytes:
     """
     if (comments := _FOR_READERS.get(ending)) is not None:
         body = comments.sub(b"", body)
-    return _SPACE.sub(b"", body).lstrip(b"\n")
+    body = _SPACE.sub(b"", body).lstrip(b"\n")
+    return _SPACE_OF_STYLE.sub(b"", body) if ending == ".css" else body

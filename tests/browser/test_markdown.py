@@ -101,7 +101,10 @@ def long_document(seed: int) -> str:
     items = ["- " + text.replace("\n", "\n  ") for text in parts[3:20]]
     long = ["word *of* many. " * 600, "".join(f"line {n}\n" for n in range(400))]
     long += ["```py\n" + "".join(f"x = {n}\n" for n in range(120)) + "```"]
-    long += ["".join(f"{n}. item\n" for n in range(1, 450)), "|a|b|\n|-|-|\n" + "".join(f"|{n}|c|\n" for n in range(230))]
+    long += [
+        "".join(f"{n}. item\n" for n in range(1, 450)),
+        "|a|b|\n|-|-|\n" + "".join(f"|{n}|c|\n" for n in range(230)),
+    ]
     pieces = parts + inside + items + long
     chance.shuffle(pieces)
     return "\n\n".join(pieces) + "\n"

@@ -23,7 +23,8 @@ SCRIPTS = sorted(
 def test_comments_of_whole_lines_and_indentation_are_left_out() -> None:
     script = b'/**\n * What it is.\n */\n\nlet a = 1; // stays\n  // goes\n\n\n  let b = "//";\n'
     assert lean(script, ".js") == b'let a = 1; // stays\nlet b = "//";\n'
-    assert lean(b"/* Head */\n\na { color: red; }\n", ".css") == b"a { color: red; }\n"
+    style = b"/* Head */\n\na:hover :is(b, i) {\n  color: red;\n}\n\n@media (min-width: 1rem) { a { b: c } }\n"
+    assert lean(style, ".css") == b"a:hover :is(b,i){color:red;}@media (min-width:1rem){a{b:c}}"
     assert lean(b"<p>\n  <b>x</b>\n</p>\n", ".html") == b"<p>\n<b>x</b>\n</p>\n"
 
 

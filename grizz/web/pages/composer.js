@@ -7,9 +7,6 @@ import * as store from "./store.js";
 const $ = (id) => document.getElementById(id);
 const field = $("composer");
 const MAX_IMAGES = 8;
-const MAX_SIDE = 2048; // pixels; models look at fewer
-const AS_IT_IS = 1_000_000; // bytes
-const TYPES = ["image/png", "image/jpeg", "image/webp", "image/gif"]; // what models take
 
 export class Composer {
   #hooks;
@@ -58,6 +55,7 @@ export class Composer {
 
   /** Image files, made small enough to send. */
   async add(files) {
+    const { readable } = await import("./images.js");
     for (const file of files) {
       if (this.#images.length >= MAX_IMAGES) return this.#hooks.complain(`A message holds ${MAX_IMAGES} images at most.`);
       try {
@@ -131,27 +129,4 @@ export class Composer {
     $("attached").replaceChildren(...shown);
     $("attached").hidden = !shown.length;
   }
-}
-
-/** A data URL of an image, scaled down where it is large or of a kind that models do not take. Throws if it is none. */
-async function readable(file) {
-  const bitmap = await createImageBitmap(file);
-  const scale = Math.min(1, MAX_SIDE / Math.max(bitmap.width, bitmap.height));
-  if (scale === 1 && file.size <= AS_IT_IS && TYPES.includes(file.type)) return dataUrl(file);
-  const canvas = make("canvas");
-  [canvas.width, canvas.height] = [Math.round(bitmap.width * scale), Math.round(bitmap.height * scale)];
-  const context = canvas.getContext("2d");
-  context.fillStyle = "#fff"; // what was transparent
-  context.fillRect(0, 0, canvas.width, canvas.height);
-  context.drawImage(bitmap, 0, 0, canvas.width, canvas.height);
-  return canvas.toDataURL("image/jpeg", 0.85);
-}
-
-function dataUrl(file) {
-  return new Promise((resolve, reject) => {
-    const reader = new FileReader();
-    reader.onload = () => resolve(reader.result);
-    reader.onerror = () => reject(reader.error);
-    reader.readAsDataURL(file);
-  });
 }
