@@ -48,7 +48,8 @@ class House:
         environ |= {"GRIZZ_HISTORY_STORE": "sqlite", "GRIZZ_HISTORY_PATH": str(self.file)}
         given = self._settings | settings
         environ |= {"GRIZZ_" + key.upper().replace("__", "_"): str(value) for key, value in given.items()}
-        self._all.append(forked(environ, self._directory / f"process-{len(self._all)}.log"))
+        port = ["--port", str(given["server__port"])] if "server__port" in given else []
+        self._all.append(forked(environ, self._directory / f"process-{len(self._all)}.log", *port))
 
     async def killed(self, client: Client | None = None, **settings: object) -> Node:
         """kill -9 and start the next one, to which the client comes back."""

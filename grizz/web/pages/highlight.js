@@ -25,18 +25,18 @@ const FAMILIES = [
   {
     names: "c h cc cpp c++ cs csharp c# java js javascript jsx ts typescript tsx go golang rust rs swift kotlin kt php scala dart",
     words:
-      "abstract as async await base break case catch chan class const continue def default defer delete do echo else enum export extends extension extern final finally fn for foreach fun func function go goto guard if impl implements import in include inline instanceof interface internal is let loop match mod module mut namespace new object of operator out override package private protected protocol pub public range readonly ref return sealed select static struct super switch template throw throws trait try type typedef typeof union unsafe use using val var virtual void volatile when where while with yield",
+      "abstract as async await break case catch chan class const continue def default defer delete do echo else enum export extends final finally fn for foreach fun func function go guard if impl implements import in instanceof interface is let loop match mod mut namespace new object of override package private protected protocol pub public range readonly return select static struct super switch template throw throws trait try type typedef typeof unsafe use using val var virtual void when where while yield",
     types:
-      "true false null nil undefined this self None Some Ok Err nullptr any bool boolean byte char double dynamic error float int integer long never number short string str symbol unsigned i8 i16 i32 i64 u8 u16 u32 u64 usize f32 f64 int32 int64 uint float32 float64",
+      "true false null nil undefined this self nullptr any bool boolean byte char double error float int long never number short string str unsigned i32 i64 u8 u32 u64 usize f32 f64 int64 float64",
     comment: SLASHES,
-    string: /"(?:\\[^]|[^"\\\n])*"?|'(?:\\[^\n]|[^'\\\n])*'|`(?:\\[^]|[^`\\])*`?/, // a lone ' is a lifetime of Rust
+    string: /"(?:\\[^]|[^"\\\n])*"?|(?<![&<\w])'(?:\\.|[^'\\\n])*'|`(?:\\[^]|[^`\\])*`?/, // &'a is a lifetime
     number: NUMBER,
     function: /@\w+|#\w+|#\[[^\]\n]*\]/,
   },
   {
     names: "python py python3 ruby rb elixir lua perl r",
     words:
-      "alias and as assert async await begin break case class continue def del do elif else elsif end ensure except finally for from function global if import in include is lambda local match module next nonlocal not or pass raise require rescue return self super then try unless until when while with yield",
+      "and as assert async await begin break case class continue def del do elif else elsif end except finally for from function global if import in is lambda local match module not or pass raise require rescue return self super then try unless until when while with yield",
     types: "True False None true false nil bool bytes cls dict float int list object set str tuple",
     comment: /#.*/,
     string: /[rbfu]{0,2}(?:"""[^]*?(?:"""|$(?![^]))|'''[^]*?(?:'''|$(?![^]))|"(?:\\[^]|[^"\\\n])*"?|'(?:\\[^]|[^'\\\n])*'?)/,
@@ -47,7 +47,7 @@ const FAMILIES = [
   {
     names: "bash sh shell zsh console fish dockerfile makefile powershell",
     words:
-      "if then else elif fi for in do done while until case esac function return local export source alias set unset exit break continue exec sudo cd echo FROM RUN CMD COPY ADD ENV ARG WORKDIR EXPOSE ENTRYPOINT USER",
+      "if then else elif fi for in do done while until case esac function return local export source set unset exit exec sudo cd echo FROM RUN CMD COPY ENV ARG WORKDIR EXPOSE ENTRYPOINT",
     types: "true false",
     comment: HASH,
     string: /"(?:\\[^]|[^"\\])*"?|'[^']*'?/,
@@ -58,7 +58,7 @@ const FAMILIES = [
     names: "sql mysql postgres postgresql sqlite",
     fold: true,
     words:
-      "add all alter and as asc begin between by case check column commit constraint create cross database default delete desc distinct drop else end exists explain foreign from full grant group having if in index inner insert intersect into is join key left like limit not null offset on or order outer over partition primary references returning right rollback select set table then transaction trigger union unique update using values view when where with",
+      "add all alter and as asc begin between by case commit constraint create cross default delete desc distinct drop else end exists foreign from full group having in index inner insert into is join key left like limit not null offset on or order outer over partition primary references returning right rollback select set table then union unique update using values view when where with",
     types: "true false int integer bigint serial text varchar char boolean date timestamp timestamptz numeric real json jsonb uuid",
     comment: /--.*|\/\*[^]*?(?:\*\/|$(?![^]))/,
     string: /'[^']*'?|"[^"\n]*"?/,
@@ -137,7 +137,7 @@ function paint(code) {
   const tokens = found.get(code);
   const text = code.firstChild;
   const ranges = [];
-  for (let i = 0; i < tokens.length; i += 3) {
+  for (let i = 0; i < tokens.length && ranges.length < MAX_RANGES / 4; i += 3) {
     const [startOffset, endOffset, kind] = tokens.slice(i, i + 3);
     const range = new StaticRange({ startContainer: text, startOffset, endContainer: text, endOffset });
     highlights[kind].add(range);

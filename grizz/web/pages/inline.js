@@ -19,7 +19,7 @@ const ENTITIES = {
   times: "×", divide: "÷", larr: "←", rarr: "→", uarr: "↑", darr: "↓", harr: "↔", le: "≤", ge: "≥", ne: "≠", infin: "∞", euro: "€",
   pound: "£", yen: "¥", cent: "¢", sect: "§", para: "¶", auml: "ä", ouml: "ö", uuml: "ü", Auml: "Ä", Ouml: "Ö", Uuml: "Ü", szlig: "ß",
 };
-const LOOK_BACK = 200; // pieces between a pair of marks
+const LOOK_BACK = 100; // pieces between a pair of marks
 const MAX_NESTED = 20; // elements in each other
 const MAX_STRETCHED = 30; // pieces at the end that an open mark may reach over
 

@@ -33,7 +33,7 @@ const MAX_TEXT = 4000; // characters of one <p>; more goes on in the next one
 const MAX_ITEMS = 200; // of one <ul> or <ol>
 const MAX_ROWS = 100; // of one <table>
 const CODE_LINES = 50; // of one <code>
-const SLICE_MS = 8; // half a frame; the browser needs the other half to lay out what was drawn
+const SLICE_MS = 4; // the browser takes several times as long to lay out what was drawn
 const SMALL = 500; // characters that are drawn at once in any case
 
 const QUOTE = /^ {0,3}> ?/;
@@ -305,7 +305,10 @@ export class Markdown {
       const box = this.#open.at(-1);
       const task = box?.kind === "item" && !box.node.hasChildNodes() && TASK.exec(text);
       this.#paragraph(task && (task[1] === " " ? "open" : "done"));
-      if (task) line = text.slice(task[0].length);
+      if (task) {
+        box.node.className = "task";
+        line = text.slice(task[0].length);
+      }
     }
     return this.#grow(long ? line.trimStart() : line.trim(), long);
   }
