@@ -1,88 +1,150 @@
 /**
- * A small client for a Grizz server: the OpenAI Responses API over one WebSocket, with resume.
- *
- *     import { Grizz } from "/pages/grizz.js";
+ * A client for a Grizz server: the OpenAI Responses API over one WebSocket, with resume, for pages and Node.
+ * docs/clients.md says more.
  *
  *     const grizz = new Grizz();
- *     grizz.addEventListener("state", () => console.log(grizz.state.name));
  *     grizz.connect();
- *     const stream = grizz.create({ input: "Hello" }, {
- *       onEvent(event) { if (event.type === "response.output_text.delta") show(event.delta); },
- *       onEnd(outcome) { console.log(outcome.kind, outcome.response?.status); },
- *     });
- *     stream.cancel();
+ *     const stream = grizz.create({ input: "Hello" });
+ *     for await (const event of stream) if (event.type === "response.output_text.delta") show(event.delta);
+ *     const { kind, response } = await stream.done;
  *
- * What it promises:
- *
- * - `onEvent` sees every event of a response once and in order, whatever happens to the network:
- *   the socket is opened again (full jitter, at most 15 s apart) and the response attached behind
- *   its cursor, the last `sequence_number` seen.
- * - `onEnd` is called exactly once, with one of these outcomes:
- *     done       the terminal event came; `response` is the final Response object
- *     refused    the server said no; `error` is {type, code, message, param, status}
- *     cancelled  stopped before it was ever sent
- *     unknown    the socket dropped between sending and `response.created`: it may have run or
- *                not, so it is never sent again without being asked
- *     lost       the server no longer knows the response
- * - Nothing is sent twice, and what is created while offline waits for the connection.
+ * - Every event comes once and in order, whatever the network does: the socket is opened again (full jitter, at most
+ *   15 s apart), the response attached behind the last `sequence_number` seen. An answer that the server lost and
+ *   began anew has `response.created` again: what came before is void.
+ * - `onEnd` is called and `done` resolved once, with {kind}:
+ *     done       `response` is the final Response object
+ *     refused    `error` is {type, code, message, param, status}
+ *     cancelled  stopped before it was a response
+ *     unknown    the socket dropped between sending and `response.created`: it may have run or not
+ *     lost       the server no longer has the response
+ *     closed     by `close()`
+ * - Nothing is sent twice; what is created while offline waits for the connection.
  */
 
 const BACKOFF_BASE_MS = 500;
 const BACKOFF_CAP_MS = 15_000;
-const DIAL_MS = 10_000; // a handshake that takes longer is given up
-const ACK_MS = 20_000; // `response.created` comes at once; without it the socket is dead
-const SILENCE_MS = 75_000; // a visible running answer says something at least once a minute
-const NAP_MS = 90_000; // a pause of our timers this long means that the machine slept
+const DIAL_MS = 10_000; // for a handshake or a request
+const QUIET_MS = 20_000; // without a frame that is waited for: ask whether the socket is alive,
+const ALIVE_MS = 8_000; // and give it so long to answer
+const NAP_MS = 90_000; // our timers paused: the machine slept
 const TICK_MS = 5_000;
-const LIVED_MS = 5_000; // a socket that lived this long makes the next backoff start over
-
+const LIVED_MS = 5_000; // then the next backoff starts over
+const HANG_UP_MS = 2_000;
+const BUFFER = 1024; // events that a loop may be behind
+const MISSES = 5; // how often in a row a result may be out of reach while the socket is not
+const PROBE = "probe"; // a lane on which nothing ever runs
 const TERMINAL = new Set(["response.completed", "response.incomplete", "response.failed"]);
 const RUNNING = new Set(["queued", "in_progress"]);
+const MEANING = {
+  unknown: "The connection dropped before the server confirmed this request. It may have run or not.",
+  lost: "The server no longer has this response.",
+  closed: "The client was closed.",
+};
 
 /** Whether a response with this status will still change. */
 export const isRunning = (status) => RUNNING.has(status);
 
-/** One response being read. Made by `Grizz.create` and `Grizz.attach` only. */
+const isDenied = ({ status }) => status === 401 || status === 403;
+
+/** A timer that keeps no Node process alive. */
+const idly = (timer) => timer.unref?.();
+
+/**
+ * One response being read, made by `create` and `attach`. A loop over it gives its events, if there is no `onEvent`, and
+ * throws {kind, code, status, responseId} unless the end is "done" or "cancelled". Leaving it early cancels what
+ * `create` made, and detaches from the rest.
+ */
 class Stream {
   #client;
   #handlers;
+  #settle;
+  #queue; // null: events are not kept
+  #looping = false;
+  #outcome = null;
+  #wake;
 
-  constructor(client, handlers, fields) {
+  constructor(client, handlers, { phase, body = null, responseId = null, cursor }) {
     this.#client = client;
     this.#handlers = handlers;
+    this.#queue = handlers.onEvent ? null : [];
+    this.done = new Promise((resolve) => (this.#settle = resolve));
     /** "waiting" (not sent), "sent" (no id yet), "open" (has an id), "ended". */
-    this.phase = fields.phase;
-    this.body = fields.body ?? null;
-    this.responseId = fields.responseId ?? null;
+    this.phase = phase;
+    this.body = body;
+    this.made = body !== null;
+    this.responseId = responseId;
     /** The last sequence_number seen; undefined: nothing yet, replay from the start. */
-    this.cursor = fields.cursor;
+    this.cursor = cursor ?? undefined;
     this.lane = null;
-    this.sentAt = 0;
-    this.attaching = false;
-    this.polling = false;
-    this.wantsCancel = false;
+    this.burnt = false; // late frames may come on the lane, so its name is not used again
+    this.attaching = this.polling = this.paused = this.missed = this.wantsCancel = false;
   }
 
-  /** Stop the response. Safe in every phase: what has no id yet is cancelled when it gets one. */
+  /** Stop the response, in any phase. */
   cancel() {
     this.#client.cancel(this);
   }
 
-  /** Stop reading; the response runs on, and may be attached again later. No `onEnd` follows. */
+  /** Stop reading; the response runs on. No `onEnd` follows; `done` says "detached". */
   detach() {
     this.#client.detach(this);
   }
 
   emit(name, argument) {
-    this.#handlers[name]?.(argument);
+    try {
+      this.#handlers[name]?.(argument);
+    } catch (error) {
+      queueMicrotask(() => { throw error; }); // to be seen, and not to be stumbled over here
+    }
+  }
+
+  /** Returns whether the loop has fallen too far behind. */
+  take(event) {
+    this.emit("onEvent", event);
+    if (!this.#queue) return false;
+    this.#queue.push(event);
+    this.#wake?.();
+    const full = this.#queue.length >= BUFFER;
+    if (full && !this.#looping) this.#queue = null; // nobody reads it
+    return full && this.#looping;
+  }
+
+  settle(outcome) {
+    this.phase = "ended";
+    this.#outcome = outcome;
+    this.#wake?.();
+    if (outcome.kind !== "detached") this.emit("onEnd", outcome);
+    this.#settle(outcome);
+  }
+
+  async *[Symbol.asyncIterator]() {
+    if (!this.#queue) throw new Error("The events went to onEvent, or too many came before the loop.");
+    this.#looping = true;
+    try {
+      while (this.#queue.length || !this.#outcome) {
+        if (this.#queue.length) yield this.#queue.shift();
+        else await new Promise((resolve) => (this.#wake = resolve));
+        if (this.paused && this.#queue.length <= BUFFER / 2) this.#client.unpause(this);
+      }
+    } finally {
+      this.#queue = null;
+      if (this.made) this.cancel();
+      else this.detach();
+      if (this.paused) this.#client.unpause(this);
+    }
+    const { kind, error } = this.#outcome;
+    if (kind !== "refused" && !MEANING[kind]) return;
+    const facts = { kind, code: error?.code, status: error?.status, responseId: this.responseId };
+    throw Object.assign(new Error(error?.message ?? MEANING[kind]), facts);
   }
 }
 
 export class Grizz extends EventTarget {
-  #base;
+  #options;
   #socket = null;
   #openedAt = 0;
   #lastFrame = 0;
+  #probedAt = 0;
   #streams = new Set();
   #lanes = new Map(); // lane name → Stream, or null for a name not to be used again
   #state = { name: "connecting" };
@@ -92,19 +154,29 @@ export class Grizz extends EventTarget {
   #restarting = false;
   #wasOffline = false;
   #running = false;
+  #retired = false; // this connection takes nothing new
+  #asProtocol = false; // how the token is shown
+  #requests = new Set(); // an AbortController for each
   #timer = 0;
   #ticker = 0;
   #lastTick = 0;
 
-  /** @param {{base?: string}} options `base`: the server's origin, by default the page's own. */
-  constructor({ base = location.origin } = {}) {
+  /**
+   * @param {object} [options]
+   * @param {string} [options.base] the server's origin; by default the page's own
+   * @param {string | (() => string | Promise<string>)} [options.token] an API key or token, or what fetches one
+   * @param {Record<string, string>} [options.headers] more headers; of WebSockets only if `WebSocket` is that of `ws`
+   * @param {typeof WebSocket} [options.WebSocket] for where none is global
+   */
+  constructor({ base = globalThis.location?.origin, token, headers, WebSocket = globalThis.WebSocket } = {}) {
     super();
-    this.#base = base;
+    if (!base || !WebSocket) throw new Error("Outside of pages a `base` is needed, in Node before 22 a `WebSocket`.");
+    this.#options = { base, token, headers, WebSocket };
   }
 
   /**
-   * `{name, retryAt?, restarting?, reason?}`; `name` is one of connecting, live, reconnecting,
-   * offline, asleep, refused. A "state" event tells of every change. `retryAt` is in Date.now() time.
+   * `{name, retryAt?, restarting?, reason?}`; `name` is one of connecting, live, reconnecting, offline, asleep,
+   * refused, closed. A "state" event tells of every change. `retryAt` is in Date.now() time.
    */
   get state() {
     return this.#state;
@@ -119,19 +191,19 @@ export class Grizz extends EventTarget {
     if (this.#running) return;
     this.#running = true;
     this.#lastTick = Date.now();
-    this.#ticker = setInterval(this.#tick, TICK_MS);
-    addEventListener("online", this.#online);
-    addEventListener("offline", this.#offline);
-    document.addEventListener("visibilitychange", this.#visible);
+    idly((this.#ticker = setInterval(this.#tick, TICK_MS)));
+    this.#listen("addEventListener");
     this.#become({ name: "connecting" });
     this.#dial();
   }
 
-  /** Close for good. Streams stay as they are and go on after another `connect()`. */
+  /** End everything: socket, timers, requests, streams. The responses run on. `connect()` may follow. */
   close() {
-    this.#shutdown();
-    this.#forgetSocket()?.close(1000);
+    this.#shutdown(1000);
     this.#parkStreams(1000);
+    for (const abort of this.#requests) abort.abort();
+    this.#become({ name: "closed" });
+    for (const stream of [...this.#streams]) this.#end(stream, { kind: "closed" });
   }
 
   /**
@@ -140,25 +212,22 @@ export class Grizz extends EventTarget {
    * `position` is how many jobs will be handed out before this one.
    */
   create(body, handlers = {}) {
-    const stream = new Stream(this, handlers, { phase: "waiting", body });
-    this.#streams.add(stream);
-    if (this.live) this.#sendCreate(stream);
-    else if (this.#state.name === "asleep") this.#hurry();
-    else if (this.#state.name === "refused") queueMicrotask(() => this.#end(stream, this.#refusal()));
-    return stream;
+    return this.#begin(new Stream(this, handlers, { phase: "waiting", body }));
   }
 
   /** Read a response that already exists. Without `startingAfter` it is replayed from its first event. */
   attach(responseId, { startingAfter } = {}, handlers = {}) {
-    const stream = new Stream(this, handlers, { phase: "open", responseId, cursor: startingAfter });
+    return this.#begin(new Stream(this, handlers, { phase: "open", responseId, cursor: startingAfter }));
+  }
+
+  #begin(stream) {
     this.#streams.add(stream);
-    if (this.live) this.#sendAttach(stream);
+    if (this.live) this.#sendFirst(stream);
     else if (this.#state.name === "asleep") this.#hurry();
     else if (this.#state.name === "refused") queueMicrotask(() => this.#end(stream, this.#refusal()));
     return stream;
   }
 
-  /** Same as `stream.cancel()`. */
   cancel(stream) {
     if (stream.phase === "ended") return;
     if (stream.phase === "waiting") return this.#end(stream, { kind: "cancelled" });
@@ -166,16 +235,16 @@ export class Grizz extends EventTarget {
     this.#sendCancel(stream);
   }
 
-  /** Same as `stream.detach()`. */
   detach(stream) {
     if (stream.phase === "ended") return;
-    if (stream.lane) {
-      // Late events of this response may still arrive under this name: it is not used again.
-      this.#send({ type: "grizz:detach", stream_id: stream.lane });
-      this.#lanes.set(stream.lane, null);
-    }
-    stream.phase = "ended";
-    this.#streams.delete(stream);
+    this.#leave(stream);
+    this.#end(stream, { kind: "detached" });
+  }
+
+  /** A loop has caught up. */
+  unpause(stream) {
+    stream.paused = false;
+    if (this.live) this.#sendAttach(stream);
   }
 
   /** Say whether somebody is looking: "visible", "hidden" or "idle". Hidden tabs get fewer, larger frames. */
@@ -185,7 +254,7 @@ export class Grizz extends EventTarget {
     this.#send({ type: "grizz:presence", state });
   }
 
-  /** The Response object as it is now. Throws an Error with `status` and `code`. */
+  /** The Response object as it is now. Throws as `request` does. */
   retrieve(responseId) {
     return this.request("GET", `/v1/responses/${encodeURIComponent(responseId)}`);
   }
@@ -201,37 +270,75 @@ export class Grizz extends EventTarget {
   }
 
   /**
-   * Any other call of the API: `await grizz.request("POST", "/v1/conversations", { metadata })`.
-   * `body`, if any, goes as JSON; the parsed answer is returned. A refusal throws an Error with `message`, `status`
-   * and `code`; no answer within 10 s, or no connection, an Error without a status.
+   * Any call of the API: `await grizz.request("POST", "/v1/conversations", { metadata })` returns the parsed answer.
+   * A refusal throws an Error with `message`, `status` and `code`; no answer in time, one with code "unreachable".
    */
-  async request(method, path, body) {
-    const options = { method, cache: "no-store", signal: AbortSignal.timeout(DIAL_MS) };
+  async request(method, path, body, timeoutMs = DIAL_MS) {
+    const { base, token, headers } = this.#options;
+    const options = { method, cache: "no-store", headers: { ...headers } };
     if (body !== undefined) {
-      options.headers = { "Content-Type": "application/json" };
+      options.headers["Content-Type"] = "application/json";
       options.body = JSON.stringify(body);
     }
-    const answer = await fetch(new URL(path, this.#base), options);
-    const parsed = await answer.json().catch(() => ({}));
+    const abort = new AbortController();
+    const timer = setTimeout(() => abort.abort(), timeoutMs);
+    this.#requests.add(abort);
+    let answer, parsed;
+    try {
+      if (token) options.headers.Authorization = `Bearer ${await this.#credential()}`;
+      answer = await fetch(new URL(path, base), { ...options, signal: abort.signal });
+      parsed = parse(await answer.text());
+    } catch (cause) {
+      throw Object.assign(new Error("The server did not answer.", { cause }), { code: "unreachable" });
+    } finally {
+      clearTimeout(timer);
+      this.#requests.delete(abort);
+    }
     if (answer.ok) return parsed;
-    const error = new Error(parsed.error?.message ?? `The server answered ${answer.status}.`);
-    throw Object.assign(error, { status: answer.status, code: parsed.error?.code });
+    const { message = `The server answered ${answer.status}.`, code } = parsed.error ?? {};
+    throw Object.assign(new Error(message), { status: answer.status, code });
   }
 
-  // The connection ------------------------------------------------------------------------------
+  async #credential() {
+    const { token } = this.#options;
+    return typeof token === "function" ? token() : token;
+  }
 
-  #dial() {
+  // The connection
+
+  async #dial() {
     clearTimeout(this.#timer);
-    const url = new URL("/v1/responses", this.#base);
-    url.protocol = url.protocol.replace("http", "ws");
-    const socket = new WebSocket(url, ["responses", "grizz"]);
-    this.#socket = socket;
+    const { base, token, headers, WebSocket } = this.#options;
+    const pending = (this.#socket = { close() {} });
     this.#openedAt = 0;
+    this.#retired = false;
     if (this.#state.retryAt) this.#become({ ...this.#state, retryAt: undefined });
     this.#timer = setTimeout(() => this.#replace(), DIAL_MS);
-    socket.onopen = () => this.#opened();
+    const protocols = ["responses", "grizz"];
+    let first;
+    if (token) {
+      const shown = await this.#credential().catch(() => null);
+      if (this.#socket !== pending) return;
+      if (!shown) return this.#dropped(1006);
+      if (this.#asProtocol) protocols.push(`openai-insecure-api-key.${shown}`);
+      else first = { type: "grizz:auth", token: shown };
+    }
+    const url = new URL("/v1/responses", base);
+    url.protocol = url.protocol.replace("http", "ws");
+    const socket = (this.#socket = new WebSocket(url.href, protocols, { headers }));
+    socket.onopen = () => (first ? this.#send(first) : this.#opened());
     socket.onmessage = (message) => this.#received(message.data);
     socket.onclose = (close) => this.#dropped(close.code, close.reason);
+    socket.onerror = () => {}; // a close follows
+  }
+
+  /** What comes in answer to our token. */
+  #introduced(event) {
+    if (event.type === "grizz:authenticated") return this.#opened();
+    if (!isDenied(event)) return;
+    if (event.status === 401) return this.#refuse(event.error.message);
+    this.#asProtocol = true; // who shows nothing in the handshake is let in here, as somebody else
+    this.#replace();
   }
 
   #opened() {
@@ -242,17 +349,15 @@ export class Grizz extends EventTarget {
     this.#wasOffline = false;
     this.#become({ name: "live" });
     this.#send({ type: "grizz:presence", state: this.#presence }); // also asks for grizz:* events
-    for (const stream of [...this.#streams]) {
-      if (stream.phase === "waiting") this.#sendCreate(stream);
-      else this.#sendAttach(stream);
-    }
+    for (const stream of [...this.#streams]) this.#sendFirst(stream);
   }
 
-  #dropped(code, reason = "") {
-    const lived = this.#openedAt ? Date.now() - this.#openedAt : 0;
+  #dropped(code, reason) {
     const neverOpened = !this.#openedAt;
+    const lived = neverOpened ? 0 : Date.now() - this.#openedAt;
     this.#forgetSocket();
-    if (code === 1008) return this.#refuse(reason || "The server refused the connection.");
+    const renewable = !neverOpened && typeof this.#options.token === "function"; // only the token has ended
+    if (code === 1008 && !renewable) return this.#refuse(reason || "The server refused the connection.");
     this.#parkStreams(code);
     // Closed for being idle: nothing is amiss, and the next question opens another one.
     if (code === 1000 && !this.#streams.size) return this.#become({ name: "asleep" });
@@ -260,22 +365,18 @@ export class Grizz extends EventTarget {
     if (code === 1012) this.#restarting = true;
     // A refused handshake looks like a dead network here: every second time, ask over HTTP which it was.
     if (neverOpened && ++this.#failedDials % 2 === 0) this.#askWhy();
-    const offline = !navigator.onLine;
+    const offline = globalThis.navigator?.onLine === false;
     const ceiling = Math.min(BACKOFF_CAP_MS, BACKOFF_BASE_MS * 2 ** this.#attempts++);
     // Offline we still try now and then: a server on this very machine needs no network.
     const delay = offline ? BACKOFF_CAP_MS : Math.random() * ceiling;
-    this.#become({
-      name: offline ? "offline" : "reconnecting",
-      retryAt: Date.now() + delay,
-      restarting: this.#restarting,
-    });
+    const name = offline ? "offline" : "reconnecting";
+    this.#become({ name, retryAt: Date.now() + delay, restarting: this.#restarting });
     this.#timer = setTimeout(() => this.#dial(), delay);
   }
 
   /** Give the current socket up, open or not, as if it had dropped, and dial again at once. */
   #replace() {
-    const socket = this.#forgetSocket();
-    socket?.close();
+    this.#hangUp();
     this.#parkStreams(1006);
     if (!this.#openedAt) return this.#dropped(1006);
     this.#become({ name: "reconnecting", restarting: this.#restarting });
@@ -290,24 +391,28 @@ export class Grizz extends EventTarget {
     return socket;
   }
 
+  #hangUp(code) {
+    const socket = this.#forgetSocket();
+    socket?.close(code);
+    if (socket?.terminate) idly(setTimeout(() => socket.terminate(), HANG_UP_MS)); // `ws` would wait for 30 s
+  }
+
   /** The socket is gone: streams with an id wait for the next one, a create without one is unknown. */
   #parkStreams(code) {
     this.#lanes.clear();
-    for (const stream of [...this.#streams]) {
+    const sent = [];
+    for (const stream of this.#streams) {
       stream.lane = null;
-      if (stream.phase !== "sent") continue;
-      if (code === 1009) {
-        const error = { code: "body_too_large", message: "The message is too large for this server." };
-        this.#end(stream, { kind: "refused", error });
-      } else {
-        this.#end(stream, { kind: "unknown" });
-      }
+      stream.burnt = stream.attaching = false;
+      if (stream.phase === "sent") sent.push(stream);
     }
+    const error = { code: "body_too_large", message: "The message is too large for this server." };
+    const outcome = code === 1009 && sent.length === 1 ? { kind: "refused", error } : { kind: "unknown" };
+    for (const stream of sent) this.#end(stream, outcome);
   }
 
   #refuse(reason) {
     this.#shutdown();
-    this.#forgetSocket()?.close();
     this.#become({ name: "refused", reason });
     for (const stream of [...this.#streams]) this.#end(stream, this.#refusal());
   }
@@ -316,19 +421,24 @@ export class Grizz extends EventTarget {
     return { kind: "refused", error: { code: "connection_refused", message: this.#state.reason } };
   }
 
-  #shutdown() {
+  #shutdown(code) {
     this.#running = false;
     clearInterval(this.#ticker);
-    removeEventListener("online", this.#online);
-    removeEventListener("offline", this.#offline);
-    document.removeEventListener("visibilitychange", this.#visible);
+    this.#listen("removeEventListener");
+    this.#hangUp(code);
+  }
+
+  #listen(how) {
+    globalThis[how]?.("online", this.#online);
+    globalThis[how]?.("offline", this.#offline);
+    globalThis.document?.[how]("visibilitychange", this.#visible);
   }
 
   async #askWhy() {
     try {
       await this.models();
     } catch (error) {
-      if ((error.status === 401 || error.status === 403) && !this.live && this.#running) this.#refuse(error.message);
+      if (isDenied(error) && !this.live && this.#running) this.#refuse(error.message);
     }
   }
 
@@ -354,10 +464,9 @@ export class Grizz extends EventTarget {
     try {
       await this.info();
     } catch (error) {
-      if (!error.status && this.live && !navigator.onLine) {
-        this.#forgetSocket()?.close();
-        this.#dropped(1006);
-      }
+      if (error.status || !this.live || navigator.onLine) return;
+      this.#hangUp();
+      this.#dropped(1006);
     }
   };
 
@@ -365,35 +474,38 @@ export class Grizz extends EventTarget {
     if (document.visibilityState === "visible") this.#hurry();
   };
 
-  /** A socket can die without a word. What should have spoken and did not is replaced. */
+  /** A socket can die without a word: when nothing comes that is waited for, it is asked, and replaced if dead. */
   #tick = () => {
     const now = Date.now();
     const slept = now - this.#lastTick > NAP_MS;
     this.#lastTick = now;
     if (!this.live) return;
-    const streams = [...this.#streams];
-    const unanswered = streams.some((stream) => stream.phase === "sent" && now - stream.sentAt > ACK_MS);
-    const silent = streams.length > 0 && this.#presence === "visible" && now - this.#lastFrame > SILENCE_MS;
-    if (slept || unanswered || silent) this.#replace();
+    const asked = this.#probedAt >= this.#lastFrame;
+    if (slept || (asked && now - this.#probedAt > ALIVE_MS)) return this.#replace();
+    const waits = [...this.#streams].some((stream) => stream.lane);
+    if (!waits || asked || now - this.#lastFrame < QUIET_MS) return;
+    this.#probedAt = now;
+    this.#send({ type: "response.cancel", stream_id: PROBE }); // is answered by an error, and does nothing else
   };
 
-  // What is sent --------------------------------------------------------------------------------
+  // What is sent
 
   #send(event) {
-    if (this.#socket?.readyState !== WebSocket.OPEN) return false;
+    if (this.#socket?.readyState !== 1) return false;
     this.#socket.send(JSON.stringify(event));
     return true;
   }
 
-  #sendCreate(stream) {
+  #sendFirst(stream) {
+    if (stream.phase !== "waiting") return this.#sendAttach(stream);
+    if (this.#retired) return;
     this.#takeLane(stream);
-    stream.phase = "sent";
-    stream.sentAt = Date.now();
-    this.#send({ ...stream.body, type: "response.create", stream_id: stream.lane });
+    if (this.#send({ ...stream.body, type: "response.create", stream_id: stream.lane })) stream.phase = "sent";
+    else this.#releaseLane(stream); // the socket is closing: the next one takes it
   }
 
   #sendAttach(stream) {
-    if (stream.phase !== "open" || stream.lane || stream.polling) return;
+    if (stream.phase !== "open" || stream.lane || stream.polling || stream.paused || this.#retired) return;
     this.#takeLane(stream);
     stream.attaching = true;
     const event = { type: "grizz:attach", response_id: stream.responseId, stream_id: stream.lane };
@@ -404,6 +516,15 @@ export class Grizz extends EventTarget {
 
   #sendCancel(stream) {
     if (stream.phase === "open") this.#send({ type: "response.cancel", response_id: stream.responseId });
+    else stream.burnt = this.#send({ type: "response.cancel", stream_id: stream.lane }); // it may wait for its turn
+  }
+
+  /** Stop the delivery. */
+  #leave(stream) {
+    if (!stream.lane) return;
+    this.#send({ type: "grizz:detach", stream_id: stream.lane });
+    stream.burnt = true;
+    this.#releaseLane(stream);
   }
 
   /** The lowest free name: a server allows only so many different lanes on one connection. */
@@ -414,94 +535,117 @@ export class Grizz extends EventTarget {
     this.#lanes.set(stream.lane, stream);
   }
 
-  // What arrives --------------------------------------------------------------------------------
+  #releaseLane(stream) {
+    if (stream.burnt) this.#lanes.set(stream.lane, null);
+    else this.#lanes.delete(stream.lane);
+    stream.lane = null;
+    stream.burnt = stream.attaching = false;
+  }
+
+  // What arrives
 
   #received(data) {
     const event = JSON.parse(data);
     this.#lastFrame = Date.now();
-    this.#attempts = 0;
+    if (!this.live) return this.#introduced(event);
+    const { type } = event;
     const stream = this.#lanes.get(event.stream_id);
-    if (stream && event.type === "grizz:queue") {
-      if (event.response_id === stream.responseId) stream.emit("onQueue", event.position);
-    } else if (!stream) {
-      // About the connection, or about nothing that is still read: for whoever is interested.
-      this.dispatchEvent(new CustomEvent("event", { detail: event }));
-    } else if (event.type === "error") {
-      this.#failed(stream, { ...event.error, status: event.status });
-    } else if (event.type === "grizz:attached") {
-      this.#attached(stream, event);
-    } else if (event.type.startsWith("response.")) {
-      this.#deliver(stream, event);
-    }
+    if (!stream) this.#unclaimed(event);
+    else if (type === "error") this.#failed(stream, { ...event.error, status: event.status });
+    else if (type === "grizz:attached") this.#attached(stream, event);
+    else if (type === "grizz:queue" && event.response_id === stream.responseId) stream.emit("onQueue", event.position);
+    else if (type.startsWith("response.")) this.#deliver(stream, event);
+    // Not before the last create is confirmed or refused.
+    if (this.#retired && ![...this.#streams].some(({ phase }) => phase === "sent")) this.#replace();
+  }
+
+  /** About the connection, or about nothing that is still read: for whoever is interested. */
+  #unclaimed(event) {
+    const { type, stream_id: lane } = event;
+    if (lane === PROBE) return;
+    const begun = type === "response.created" || type === "grizz:attached"; // it was detached before
+    if (begun && this.#lanes.has(lane)) this.#send({ type: "grizz:detach", stream_id: lane });
+    this.dispatchEvent(Object.assign(new Event("event"), { detail: event }));
   }
 
   #deliver(stream, event) {
     if (event.sequence_number <= stream.cursor) return; // seen before
     stream.cursor = event.sequence_number;
+    stream.missed = false;
+    this.#attempts = 0;
     if (event.type === "response.created") {
       stream.responseId = event.response.id;
       stream.phase = "open";
       stream.body = null;
       if (stream.wantsCancel) this.#sendCancel(stream);
     }
-    stream.emit("onEvent", event);
-    if (TERMINAL.has(event.type)) this.#end(stream, { kind: "done", response: event.response });
+    const behind = stream.take(event);
+    if (TERMINAL.has(event.type)) return this.#end(stream, { kind: "done", response: event.response });
+    stream.paused = behind; // the server keeps what comes until the loop has caught up
+    if (behind) this.#leave(stream);
   }
 
   #attached(stream, event) {
     stream.attaching = false;
     stream.emit("onAttached", event);
-    const nothingFollows = !isRunning(event.status) && event.last_sequence_number <= stream.cursor;
-    if (nothingFollows) this.#takeSnapshot(stream);
+    // Nothing follows?
+    if (!isRunning(event.status) && event.last_sequence_number <= stream.cursor) this.#takeSnapshot(stream);
   }
 
   #failed(stream, error) {
-    if (stream.phase === "sent" && error.code === "websocket_connection_limit_reached") {
-      stream.phase = "waiting"; // it did not run: a young connection will take it
-      this.#releaseLane(stream);
-      return this.#replace();
+    const { code, status } = error;
+    const open = stream.phase === "open";
+    const used = code === "websocket_stream_limit_reached" && [...this.#lanes.values()].includes(null);
+    if (used || (!open && code === "websocket_connection_limit_reached")) {
+      if (!open) stream.phase = "waiting"; // it did not run: a young connection will take it
+      this.#retired = true;
+      return this.#releaseLane(stream);
     }
-    if (stream.phase === "open" && stream.attaching) {
-      stream.attaching = false;
+    if (open && stream.attaching) {
       this.#releaseLane(stream);
-      if (error.code === "grizz:log_expired") return this.#takeSnapshot(stream);
-      if (error.status === 429 || error.status >= 500) return this.#attachLater(stream);
+      if (code === "grizz:log_expired") return this.#takeSnapshot(stream);
+      // Where another process takes it over, it can be nobody's for a moment.
+      const again = code === "response_not_found" && stream.cursor !== undefined && !stream.missed;
+      stream.missed ||= again;
+      if (again || status === 429 || status >= 500) {
+        return idly(setTimeout(() => this.live && this.#sendAttach(stream), 1000 + Math.random() * 2000));
+      }
+      if (code === "response_not_found") return this.#end(stream, { kind: "lost" });
+    } else if (stream.burnt && code === "response_not_found") {
+      return; // our cancel by lane came before it had begun, or after its end
     }
-    const lost = stream.phase === "open" && error.code === "response_not_found";
-    this.#end(stream, lost ? { kind: "lost" } : { kind: "refused", error });
-  }
-
-  #attachLater(stream) {
-    setTimeout(() => this.live && this.#sendAttach(stream), 1000 + Math.random() * 4000);
+    this.#end(stream, code === "grizz:withdrawn" ? { kind: "cancelled" } : { kind: "refused", error });
   }
 
   /** The events are gone but the result may be there: poll it until it is final. */
   async #takeSnapshot(stream) {
     stream.polling = true;
-    for (let wait = 2000; stream.phase === "open"; wait = Math.min(wait * 1.5, BACKOFF_CAP_MS)) {
+    for (let wait = 2000, misses = 0; stream.phase === "open"; wait = Math.min(wait * 1.5, BACKOFF_CAP_MS)) {
       try {
         const response = await this.retrieve(stream.responseId);
-        if (stream.phase !== "open") return;
-        stream.emit("onSnapshot", response);
+        if (stream.phase === "open") stream.emit("onSnapshot", response);
         if (!isRunning(response.status)) return this.#end(stream, { kind: "done", response });
       } catch (error) {
-        if (error.status === 404) return this.#end(stream, { kind: "lost" });
-        if (error.status === 401 || error.status === 403) return this.#end(stream, { kind: "refused", error });
+        if (!error.status && this.live) misses += 1; // a page of another origin gets no answer at all
+        if (error.status === 404 || misses === MISSES) return this.#end(stream, { kind: "lost" });
+        if (isDenied(error)) return this.#end(stream, { kind: "refused", error });
       }
-      await new Promise((resolve) => setTimeout(resolve, wait));
+      await new Promise((resolve) => idly(setTimeout(resolve, wait)));
     }
-  }
-
-  #releaseLane(stream) {
-    if (stream.lane) this.#lanes.delete(stream.lane);
-    stream.lane = null;
   }
 
   #end(stream, outcome) {
     if (stream.phase === "ended") return;
-    stream.phase = "ended";
-    this.#releaseLane(stream);
+    if (stream.lane) this.#releaseLane(stream);
     this.#streams.delete(stream);
-    stream.emit("onEnd", outcome);
+    stream.settle(outcome);
+  }
+}
+
+function parse(text) {
+  try {
+    return JSON.parse(text);
+  } catch {
+    return {};
   }
 }
