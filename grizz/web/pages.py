@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.resources import files
@@ -15,6 +14,7 @@ from aiohttp import web
 from grizz.web.auth import Door
 from grizz.web.auth.sessions import end_session
 from grizz.web.errors import json_response
+from grizz.web.lean import lean
 
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:; "
@@ -27,14 +27,6 @@ _TYPES = {
     ".js": "text/javascript; charset=utf-8",
     ".svg": "image/svg+xml",
 }
-
-# Comments of whole lines, which are for who reads the files: a quarter of what browsers would have to load (measured).
-_FOR_READERS = {
-    ".js": re.compile(rb"^[ \t]*(?:/\*\*.*?\*/|//[^\n]*)\n", re.MULTILINE | re.DOTALL),
-    ".css": re.compile(rb"/\*.*?\*/\n?", re.DOTALL),
-}
-_SPACE = re.compile(rb"^[ \t]+|\n(?=\n)", re.MULTILINE)
-_SPACE_OF_STYLE = re.compile(rb"(?<=[{};,])[ \n]+|[ \n]+(?=[{}])|(?<=[\w-]:) ")
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,14 +130,3 @@ def _load(body: bytes, name: str) -> _Page:
     body = lean(body, ending)
     etag = '"' + hashlib.sha256(body).hexdigest()[:20] + '"'
     return _Page(body, gzip.compress(body, mtime=0), _TYPES[ending], etag)
-
-
-def lean(body: bytes, ending: str) -> bytes:
-    """A page's file without what only its readers need: comments that stand alone on their lines, and indentation.
-
-    No string of a file may go over a line's end; a test looks.
-    """
-    if (comments := _FOR_READERS.get(ending)) is not None:
-        body = comments.sub(b"", body)
-    body = _SPACE.sub(b"", body).lstrip(b"\n")
-    return _SPACE_OF_STYLE.sub(b"", body) if ending == ".css" else body

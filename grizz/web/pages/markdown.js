@@ -23,7 +23,6 @@
  * string exists, so there is nothing to sanitize.
  */
 
-import { colour } from "./highlight.js";
 import { element, inline, unescape } from "./inline.js";
 
 const MAX_DEPTH = 10; // quotes and list items in each other
@@ -428,7 +427,10 @@ export class Markdown {
   /** Close the open block and all containers below `depth`. */
   #shut(depth) {
     this.#fill(false);
-    if (this.#leaf?.kind === "code" && !this.#trial) colour(this.#leaf.pre, this.#leaf.lang);
+    if (this.#leaf?.kind === "code" && !this.#trial) {
+      const { pre, lang } = this.#leaf;
+      import("./highlight.js").then(({ colour }) => colour(pre, lang)); // loaded with the first code
+    }
     this.#leaf = null;
     if (depth < this.#open.length) this.#open = this.#open.slice(0, depth);
   }

@@ -187,7 +187,8 @@ function showNodes({ nodes, node }) {
 function showRedis({ redis, covered_s: covered }) {
   $("redis").hidden = !redis;
   if (!redis) return;
-  const month = `If the last hour is typical, ${redis.processes === 1 ? "this process sends" : `${redis.processes} processes send`} ${figure(redis.projected_month)} commands this month, for ${money(redis.projected_cost)} at ${money(redis.price_per_100k)} each 100,000`;
+  const who = redis.processes === 1 ? "this process sends" : `${redis.processes} processes send`;
+  const month = `If the last hour is typical, ${who} ${figure(redis.projected_month)} commands this month, for ${money(redis.projected_cost)} at ${money(redis.price_per_100k)} each 100,000`;
   const budget = redis.budget_month ? `: ${figure(redis.share * 100)} % of the budget of ${figure(redis.budget_month)} (${money(redis.budget_cost)}).` : "; there is no budget (redis.monthly_command_budget).";
   const saves = redis.thrift ? ` Thrift ${redis.thrift} of 3 is in force: ${["", "messages go out once a second", "messages go out every two seconds", "new work stays where it was asked for"][redis.thrift]}.` : "";
   $("redis").querySelector(".about").textContent = month + budget + saves;
