@@ -206,7 +206,7 @@ async def test_a_loop_that_falls_behind_holds_little_and_misses_nothing(run: Run
     async with running_grizz(replies__flush_ms=1) as grizz:
         (fact,) = await run("slow", grizz.url, "2500")
     assert fact.pop("text") == numbers(4000)
-    assert fact == {"paused": True, "many": True, "ordered": True, "end": "done", "status": "completed"}
+    assert fact == {"paused": True, "ordered": True, "end": "done", "status": "completed"}
 
 
 async def test_more_streams_than_a_connection_has_names_for_go_to_another(grizz: Grizz, run: Run) -> None:

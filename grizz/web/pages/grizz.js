@@ -1,22 +1,19 @@
 /**
- * A client for a Grizz server: the OpenAI Responses API over one WebSocket, with resume, for pages and Node.
- * docs/clients.md says more.
+ * A client for a Grizz server: the OpenAI Responses API over one WebSocket, with resume. See docs/clients.md.
  *
  *     const grizz = new Grizz();
  *     grizz.connect();
- *     const stream = grizz.create({ input: "Hello" });
- *     for await (const event of stream) if (event.type === "response.output_text.delta") show(event.delta);
- *     const { kind, response } = await stream.done;
+ *     for await (const event of grizz.create({ input: "Hello" })) if (event.delta) show(event.delta);
  *
  * - Every event comes once and in order, whatever the network does: the socket is opened again (full jitter, at most
  *   15 s apart), the response attached behind the last `sequence_number` seen. An answer that the server lost and
  *   began anew has `response.created` again: what came before is void.
- * - `onEnd` is called and `done` resolved once, with {kind}:
+ * - `onEnd` is called and `stream.done` resolved once, with {kind}:
  *     done       `response` is the final Response object
  *     refused    `error` is {type, code, message, param, status}
- *     cancelled  stopped before it was a response
+ *     cancelled  before it was a response
  *     unknown    the socket dropped between sending and `response.created`: it may have run or not
- *     lost       the server no longer has the response
+ *     lost       the server no longer has it
  *     closed     by `close()`
  * - Nothing is sent twice; what is created while offline waits for the connection.
  */
@@ -24,43 +21,32 @@
 const BACKOFF_BASE_MS = 500;
 const BACKOFF_CAP_MS = 15_000;
 const DIAL_MS = 10_000; // for a handshake or a request
-const QUIET_MS = 20_000; // without a frame that is waited for: ask whether the socket is alive,
-const ALIVE_MS = 8_000; // and give it so long to answer
+const QUIET_MS = 20_000; // without a frame that is waited for: ask for one,
+const ALIVE_MS = 8_000; // which has to come in this
 const NAP_MS = 90_000; // our timers paused: the machine slept
 const TICK_MS = 5_000;
-const LIVED_MS = 5_000; // then the next backoff starts over
-const HANG_UP_MS = 2_000;
-const BUFFER = 1024; // events that a loop may be behind
-const MISSES = 5; // how often in a row a result may be out of reach while the socket is not
-const PROBE = "probe"; // a lane on which nothing ever runs
-const TERMINAL = new Set(["response.completed", "response.incomplete", "response.failed"]);
-const RUNNING = new Set(["queued", "in_progress"]);
-const MEANING = {
-  unknown: "The connection dropped before the server confirmed this request. It may have run or not.",
-  lost: "The server no longer has this response.",
-  closed: "The client was closed.",
-};
+const BUFFER = 256; // events that a loop may be behind
 
 /** Whether a response with this status will still change. */
-export const isRunning = (status) => RUNNING.has(status);
+export const isRunning = (status) => status === "queued" || status === "in_progress";
 
+const isTerminal = (type) => /^response\.(completed|incomplete|failed)$/.test(type);
 const isDenied = ({ status }) => status === 401 || status === 403;
 
 /** A timer that keeps no Node process alive. */
-const idly = (timer) => timer.unref?.();
+const later = (act, ms) => setTimeout(act, ms).unref?.();
 
 /**
- * One response being read, made by `create` and `attach`. A loop over it gives its events, if there is no `onEvent`, and
- * throws {kind, code, status, responseId} unless the end is "done" or "cancelled". Leaving it early cancels what
- * `create` made, and detaches from the rest.
+ * One response being read. A loop over it gives its events if there is no `onEvent`, and throws {kind, code, status,
+ * responseId} at a bad end. Leaving it early cancels what `create` made, and detaches from the rest.
  */
 class Stream {
   #client;
   #handlers;
   #settle;
   #queue; // null: events are not kept
-  #looping = false;
-  #outcome = null;
+  #looping;
+  #outcome;
   #wake;
 
   constructor(client, handlers, { phase, body = null, responseId = null, cursor }) {
@@ -73,11 +59,10 @@ class Stream {
     this.body = body;
     this.made = body !== null;
     this.responseId = responseId;
-    /** The last sequence_number seen; undefined: nothing yet, replay from the start. */
-    this.cursor = cursor ?? undefined;
+    this.cursor = cursor ?? undefined; // the last sequence_number seen; undefined: replay from the start
     this.lane = null;
-    this.burnt = false; // late frames may come on the lane, so its name is not used again
-    this.attaching = this.polling = this.paused = this.missed = this.wantsCancel = false;
+    // burnt: late frames may come on its lane, whose name is not used again
+    this.burnt = this.attaching = this.polling = this.paused = this.missed = this.wantsCancel = false;
   }
 
   /** Stop the response, in any phase. */
@@ -85,7 +70,7 @@ class Stream {
     this.#client.cancel(this);
   }
 
-  /** Stop reading; the response runs on. No `onEnd` follows; `done` says "detached". */
+  /** Stop reading; the response runs on. `done` says "detached", `onEnd` nothing. */
   detach() {
     this.#client.detach(this);
   }
@@ -94,7 +79,7 @@ class Stream {
     try {
       this.#handlers[name]?.(argument);
     } catch (error) {
-      queueMicrotask(() => { throw error; }); // to be seen, and not to be stumbled over here
+      queueMicrotask(() => { throw error; }); // to be seen, not to be stumbled over here
     }
   }
 
@@ -132,51 +117,49 @@ class Stream {
       else this.detach();
       if (this.paused) this.#client.unpause(this);
     }
-    const { kind, error } = this.#outcome;
-    if (kind !== "refused" && !MEANING[kind]) return;
-    const facts = { kind, code: error?.code, status: error?.status, responseId: this.responseId };
-    throw Object.assign(new Error(error?.message ?? MEANING[kind]), facts);
+    const { kind, error = { message: `The outcome is "${this.#outcome.kind}".` } } = this.#outcome;
+    if (["done", "cancelled", "detached"].includes(kind)) return;
+    const { message, code, status } = error;
+    throw Object.assign(new Error(message), { kind, code, status, responseId: this.responseId });
   }
 }
 
 export class Grizz extends EventTarget {
   #options;
-  #socket = null;
-  #openedAt = 0;
-  #lastFrame = 0;
-  #probedAt = 0;
+  #socket;
+  #openedAt;
+  #lastFrame;
+  #probedAt;
   #streams = new Set();
   #lanes = new Map(); // lane name → Stream, or null for a name not to be used again
   #state = { name: "connecting" };
   #presence = "visible";
   #attempts = 0;
   #failedDials = 0;
-  #restarting = false;
-  #wasOffline = false;
-  #running = false;
-  #retired = false; // this connection takes nothing new
-  #asProtocol = false; // how the token is shown
+  #restarting;
+  #wasOffline;
+  #running;
+  #retired; // this connection takes nothing new
+  #refusal;
   #requests = new Set(); // an AbortController for each
-  #timer = 0;
-  #ticker = 0;
-  #lastTick = 0;
+  #timer;
+  #ticker;
+  #lastTick;
 
   /**
-   * @param {object} [options]
-   * @param {string} [options.base] the server's origin; by default the page's own
-   * @param {string | (() => string | Promise<string>)} [options.token] an API key or token, or what fetches one
-   * @param {Record<string, string>} [options.headers] more headers; of WebSockets only if `WebSocket` is that of `ws`
-   * @param {typeof WebSocket} [options.WebSocket] for where none is global
+   * @param {{base?: string, token?: string | (() => string | Promise<string>), headers?: Record<string, string>,
+   *   WebSocket?: typeof WebSocket}} options `base`: the server's origin, by default the page's own; `token`: an API
+   *   key or token; `headers`: more of them, in WebSockets of `ws` only; `WebSocket`: where none is global
    */
   constructor({ base = globalThis.location?.origin, token, headers, WebSocket = globalThis.WebSocket } = {}) {
     super();
-    if (!base || !WebSocket) throw new Error("Outside of pages a `base` is needed, in Node before 22 a `WebSocket`.");
+    if (!base || !WebSocket) throw new Error("Grizz needs a `base`, and in Node before 22 a `WebSocket`.");
     this.#options = { base, token, headers, WebSocket };
   }
 
   /**
-   * `{name, retryAt?, restarting?, reason?}`; `name` is one of connecting, live, reconnecting, offline, asleep,
-   * refused, closed. A "state" event tells of every change. `retryAt` is in Date.now() time.
+   * `{name, retryAt?, restarting?, reason?}`, `name` being connecting, live, reconnecting, offline, asleep, refused
+   * or closed; a "state" event tells of changes. `retryAt` is in Date.now() time.
    */
   get state() {
     return this.#state;
@@ -186,36 +169,36 @@ export class Grizz extends EventTarget {
     return this.#state.name === "live";
   }
 
-  /** Open the connection and keep it open until `close()` or a refusal. */
+  /** Open the connection, and keep it until `close()` or a refusal. */
   connect() {
     if (this.#running) return;
     this.#running = true;
     this.#lastTick = Date.now();
-    idly((this.#ticker = setInterval(this.#tick, TICK_MS)));
+    this.#ticker = setInterval(this.#tick, TICK_MS);
+    this.#ticker.unref?.();
     this.#listen("addEventListener");
     this.#become({ name: "connecting" });
     this.#dial();
   }
 
-  /** End everything: socket, timers, requests, streams. The responses run on. `connect()` may follow. */
+  /** End everything; the responses run on. `connect()` may follow. */
   close() {
     this.#shutdown(1000);
     this.#parkStreams(1000);
     for (const abort of this.#requests) abort.abort();
     this.#become({ name: "closed" });
-    for (const stream of [...this.#streams]) this.#end(stream, { kind: "closed" });
+    this.#endAll({ kind: "closed" });
   }
 
   /**
-   * Start a response. `body` is what POST /v1/responses takes; `stream_id` is set here.
-   * `handlers`: {onEvent(event), onQueue(position), onAttached(event), onSnapshot(response), onEnd(outcome)};
-   * `position` is how many jobs will be handed out before this one.
+   * Start a response; `body` is what POST /v1/responses takes. `handlers`: {onEvent(event), onQueue(position),
+   * onAttached(event), onSnapshot(response), onEnd(outcome)}; so many jobs as `position` come before this one.
    */
   create(body, handlers = {}) {
     return this.#begin(new Stream(this, handlers, { phase: "waiting", body }));
   }
 
-  /** Read a response that already exists. Without `startingAfter` it is replayed from its first event. */
+  /** Read a response that exists, behind a number or from its first event on. */
   attach(responseId, { startingAfter } = {}, handlers = {}) {
     return this.#begin(new Stream(this, handlers, { phase: "open", responseId, cursor: startingAfter }));
   }
@@ -224,7 +207,7 @@ export class Grizz extends EventTarget {
     this.#streams.add(stream);
     if (this.live) this.#sendFirst(stream);
     else if (this.#state.name === "asleep") this.#hurry();
-    else if (this.#state.name === "refused") queueMicrotask(() => this.#end(stream, this.#refusal()));
+    else if (this.#state.name === "refused") queueMicrotask(() => this.#end(stream, this.#refusal));
     return stream;
   }
 
@@ -247,47 +230,43 @@ export class Grizz extends EventTarget {
     if (this.live) this.#sendAttach(stream);
   }
 
-  /** Say whether somebody is looking: "visible", "hidden" or "idle". Hidden tabs get fewer, larger frames. */
+  /** Is somebody looking? "visible", "hidden" (fewer, larger frames) or "idle" (ends only). */
   presence(state) {
     this.#presence = state;
-    this.#lastFrame = Date.now();
     this.#send({ type: "grizz:presence", state });
   }
 
-  /** The Response object as it is now. Throws as `request` does. */
   retrieve(responseId) {
     return this.request("GET", `/v1/responses/${encodeURIComponent(responseId)}`);
   }
 
-  /** Ids of the models that the server offers. */
   async models() {
     return (await this.request("GET", "/v1/models")).data.map((model) => model.id);
   }
 
-  /** `{access, version, model, demo, upstream}` of the server; `access` alone if it wants to know who we are. */
+  /** `{access, version, model, demo, upstream}`; `access` alone for strangers. */
   info() {
     return this.request("GET", "/pages/info.json");
   }
 
   /**
-   * Any call of the API: `await grizz.request("POST", "/v1/conversations", { metadata })` returns the parsed answer.
-   * A refusal throws an Error with `message`, `status` and `code`; no answer in time, one with code "unreachable".
+   * Any call of the API, `request("POST", "/v1/conversations", { metadata })`; returns the parsed answer, or throws an
+   * Error with `message`, `status` and `code`; without an answer in time, the code is "unreachable".
    */
   async request(method, path, body, timeoutMs = DIAL_MS) {
-    const { base, token, headers } = this.#options;
-    const options = { method, cache: "no-store", headers: { ...headers } };
-    if (body !== undefined) {
-      options.headers["Content-Type"] = "application/json";
-      options.body = JSON.stringify(body);
-    }
+    const { base, token } = this.#options;
+    const headers = { ...this.#options.headers };
+    if (body !== undefined) headers["Content-Type"] = "application/json";
     const abort = new AbortController();
+    const options = { method, headers, cache: "no-store", signal: abort.signal, body: JSON.stringify(body) };
     const timer = setTimeout(() => abort.abort(), timeoutMs);
     this.#requests.add(abort);
     let answer, parsed;
     try {
-      if (token) options.headers.Authorization = `Bearer ${await this.#credential()}`;
-      answer = await fetch(new URL(path, base), { ...options, signal: abort.signal });
-      parsed = parse(await answer.text());
+      if (token) headers.Authorization = `Bearer ${await this.#credential()}`;
+      answer = await fetch(new URL(path, base), options);
+      const text = await answer.text();
+      parsed = text.startsWith("{") ? JSON.parse(text) : {};
     } catch (cause) {
       throw Object.assign(new Error("The server did not answer.", { cause }), { code: "unreachable" });
     } finally {
@@ -315,30 +294,19 @@ export class Grizz extends EventTarget {
     if (this.#state.retryAt) this.#become({ ...this.#state, retryAt: undefined });
     this.#timer = setTimeout(() => this.#replace(), DIAL_MS);
     const protocols = ["responses", "grizz"];
-    let first;
     if (token) {
       const shown = await this.#credential().catch(() => null);
       if (this.#socket !== pending) return;
       if (!shown) return this.#dropped(1006);
-      if (this.#asProtocol) protocols.push(`openai-insecure-api-key.${shown}`);
-      else first = { type: "grizz:auth", token: shown };
+      protocols.push(`openai-insecure-api-key.${shown}`);
     }
     const url = new URL("/v1/responses", base);
     url.protocol = url.protocol.replace("http", "ws");
     const socket = (this.#socket = new WebSocket(url.href, protocols, { headers }));
-    socket.onopen = () => (first ? this.#send(first) : this.#opened());
+    socket.onopen = () => this.#opened();
     socket.onmessage = (message) => this.#received(message.data);
     socket.onclose = (close) => this.#dropped(close.code, close.reason);
     socket.onerror = () => {}; // a close follows
-  }
-
-  /** What comes in answer to our token. */
-  #introduced(event) {
-    if (event.type === "grizz:authenticated") return this.#opened();
-    if (!isDenied(event)) return;
-    if (event.status === 401) return this.#refuse(event.error.message);
-    this.#asProtocol = true; // who shows nothing in the handshake is let in here, as somebody else
-    this.#replace();
   }
 
   #opened() {
@@ -353,72 +321,71 @@ export class Grizz extends EventTarget {
   }
 
   #dropped(code, reason) {
-    const neverOpened = !this.#openedAt;
-    const lived = neverOpened ? 0 : Date.now() - this.#openedAt;
-    this.#forgetSocket();
-    const renewable = !neverOpened && typeof this.#options.token === "function"; // only the token has ended
+    const opened = this.#openedAt;
+    this.#hangUp();
+    const renewable = opened && typeof this.#options.token === "function"; // only the token has ended
     if (code === 1008 && !renewable) return this.#refuse(reason || "The server refused the connection.");
     this.#parkStreams(code);
-    // Closed for being idle: nothing is amiss, and the next question opens another one.
+    // Closed for being idle: the next question opens another one.
     if (code === 1000 && !this.#streams.size) return this.#become({ name: "asleep" });
-    if (lived > LIVED_MS) this.#attempts = 0;
+    if (opened && Date.now() - opened > 5_000) this.#attempts = 0; // it lived
     if (code === 1012) this.#restarting = true;
-    // A refused handshake looks like a dead network here: every second time, ask over HTTP which it was.
-    if (neverOpened && ++this.#failedDials % 2 === 0) this.#askWhy();
-    const offline = globalThis.navigator?.onLine === false;
+    // A refused handshake looks like a dead network: every second time, ask which it was.
+    if (!opened && ++this.#failedDials % 2 === 0) {
+      this.models().catch((error) => {
+        if (isDenied(error) && !this.live && this.#running) this.#refuse(error.message);
+      });
+    }
     const ceiling = Math.min(BACKOFF_CAP_MS, BACKOFF_BASE_MS * 2 ** this.#attempts++);
-    // Offline we still try now and then: a server on this very machine needs no network.
+    // Offline we still try: a server on this very machine needs no network.
+    const offline = globalThis.navigator?.onLine === false;
     const delay = offline ? BACKOFF_CAP_MS : Math.random() * ceiling;
     const name = offline ? "offline" : "reconnecting";
     this.#become({ name, retryAt: Date.now() + delay, restarting: this.#restarting });
     this.#timer = setTimeout(() => this.#dial(), delay);
   }
 
-  /** Give the current socket up, open or not, as if it had dropped, and dial again at once. */
+  /** As if it had dropped, and dial again at once. */
   #replace() {
+    if (!this.#openedAt) return this.#dropped(1006);
     this.#hangUp();
     this.#parkStreams(1006);
-    if (!this.#openedAt) return this.#dropped(1006);
     this.#become({ name: "reconnecting", restarting: this.#restarting });
     this.#dial();
   }
 
-  #forgetSocket() {
+  #hangUp(code) {
     clearTimeout(this.#timer);
     const socket = this.#socket;
-    if (socket) socket.onopen = socket.onmessage = socket.onclose = null;
     this.#socket = null;
-    return socket;
+    if (!socket) return;
+    socket.onopen = socket.onmessage = socket.onclose = null;
+    socket.close(code);
+    if (socket.terminate) later(() => socket.terminate(), 2_000); // `ws` would wait for 30 s
   }
 
-  #hangUp(code) {
-    const socket = this.#forgetSocket();
-    socket?.close(code);
-    if (socket?.terminate) idly(setTimeout(() => socket.terminate(), HANG_UP_MS)); // `ws` would wait for 30 s
-  }
-
-  /** The socket is gone: streams with an id wait for the next one, a create without one is unknown. */
+  /** Streams with an id wait for the next socket, a create without one is unknown. */
   #parkStreams(code) {
     this.#lanes.clear();
-    const sent = [];
-    for (const stream of this.#streams) {
-      stream.lane = null;
-      stream.burnt = stream.attaching = false;
-      if (stream.phase === "sent") sent.push(stream);
-    }
+    for (const stream of this.#streams) stream.lane = stream.burnt = stream.attaching = null;
+    const sent = this.#unconfirmed();
     const error = { code: "body_too_large", message: "The message is too large for this server." };
-    const outcome = code === 1009 && sent.length === 1 ? { kind: "refused", error } : { kind: "unknown" };
-    for (const stream of sent) this.#end(stream, outcome);
+    const tooLarge = code === 1009 && sent.length === 1;
+    this.#endAll(tooLarge ? { kind: "refused", error } : { kind: "unknown" }, sent);
   }
 
-  #refuse(reason) {
+  #unconfirmed() {
+    return [...this.#streams].filter(({ phase }) => phase === "sent");
+  }
+
+  #refuse(message) {
     this.#shutdown();
-    this.#become({ name: "refused", reason });
-    for (const stream of [...this.#streams]) this.#end(stream, this.#refusal());
+    this.#become({ name: "refused", reason: message });
+    this.#endAll((this.#refusal = { kind: "refused", error: { code: "connection_refused", message } }));
   }
 
-  #refusal() {
-    return { kind: "refused", error: { code: "connection_refused", message: this.#state.reason } };
+  #endAll(outcome, streams = this.#streams) {
+    for (const stream of [...streams]) this.#end(stream, outcome);
   }
 
   #shutdown(code) {
@@ -434,20 +401,11 @@ export class Grizz extends EventTarget {
     globalThis.document?.[how]("visibilitychange", this.#visible);
   }
 
-  async #askWhy() {
-    try {
-      await this.models();
-    } catch (error) {
-      if (isDenied(error) && !this.live && this.#running) this.#refuse(error.message);
-    }
-  }
-
   #become(state) {
     this.#state = state;
     this.dispatchEvent(new Event("state"));
   }
 
-  /** Waiting for the next attempt: make it now. */
   #hurry() {
     if (this.#socket) return;
     this.#attempts = 0;
@@ -455,26 +413,22 @@ export class Grizz extends EventTarget {
   }
 
   #online = () => {
-    if (this.live && this.#wasOffline) this.#replace(); // another network: the old socket is most likely dead
+    if (this.live && this.#wasOffline) this.#replace(); // most likely dead
     else this.#hurry();
   };
 
-  #offline = async () => {
+  #offline = () => {
     this.#wasOffline = true;
-    try {
-      await this.info();
-    } catch (error) {
-      if (error.status || !this.live || navigator.onLine) return;
-      this.#hangUp();
-      this.#dropped(1006);
-    }
+    this.info().catch((error) => {
+      if (!error.status && this.live && !navigator.onLine) this.#dropped(1006);
+    });
   };
 
   #visible = () => {
     if (document.visibilityState === "visible") this.#hurry();
   };
 
-  /** A socket can die without a word: when nothing comes that is waited for, it is asked, and replaced if dead. */
+  /** A socket can die without a word. */
   #tick = () => {
     const now = Date.now();
     const slept = now - this.#lastTick > NAP_MS;
@@ -485,7 +439,7 @@ export class Grizz extends EventTarget {
     const waits = [...this.#streams].some((stream) => stream.lane);
     if (!waits || asked || now - this.#lastFrame < QUIET_MS) return;
     this.#probedAt = now;
-    this.#send({ type: "response.cancel", stream_id: PROBE }); // is answered by an error, and does nothing else
+    this.#send({ type: "response.cancel", stream_id: "probe" }); // gets an error, and does nothing
   };
 
   // What is sent
@@ -516,10 +470,9 @@ export class Grizz extends EventTarget {
 
   #sendCancel(stream) {
     if (stream.phase === "open") this.#send({ type: "response.cancel", response_id: stream.responseId });
-    else stream.burnt = this.#send({ type: "response.cancel", stream_id: stream.lane }); // it may wait for its turn
+    else stream.burnt = this.#send({ type: "response.cancel", stream_id: stream.lane });
   }
 
-  /** Stop the delivery. */
   #leave(stream) {
     if (!stream.lane) return;
     this.#send({ type: "grizz:detach", stream_id: stream.lane });
@@ -527,7 +480,7 @@ export class Grizz extends EventTarget {
     this.#releaseLane(stream);
   }
 
-  /** The lowest free name: a server allows only so many different lanes on one connection. */
+  /** The lowest free name: a connection has only so many. */
   #takeLane(stream) {
     let number = 1;
     while (this.#lanes.has(`s${number}`)) number += 1;
@@ -538,8 +491,7 @@ export class Grizz extends EventTarget {
   #releaseLane(stream) {
     if (stream.burnt) this.#lanes.set(stream.lane, null);
     else this.#lanes.delete(stream.lane);
-    stream.lane = null;
-    stream.burnt = stream.attaching = false;
+    stream.lane = stream.burnt = stream.attaching = null;
   }
 
   // What arrives
@@ -547,7 +499,6 @@ export class Grizz extends EventTarget {
   #received(data) {
     const event = JSON.parse(data);
     this.#lastFrame = Date.now();
-    if (!this.live) return this.#introduced(event);
     const { type } = event;
     const stream = this.#lanes.get(event.stream_id);
     if (!stream) this.#unclaimed(event);
@@ -556,15 +507,14 @@ export class Grizz extends EventTarget {
     else if (type === "grizz:queue" && event.response_id === stream.responseId) stream.emit("onQueue", event.position);
     else if (type.startsWith("response.")) this.#deliver(stream, event);
     // Not before the last create is confirmed or refused.
-    if (this.#retired && ![...this.#streams].some(({ phase }) => phase === "sent")) this.#replace();
+    if (this.#retired && !this.#unconfirmed().length) this.#replace();
   }
 
-  /** About the connection, or about nothing that is still read: for whoever is interested. */
   #unclaimed(event) {
     const { type, stream_id: lane } = event;
-    if (lane === PROBE) return;
-    const begun = type === "response.created" || type === "grizz:attached"; // it was detached before
-    if (begun && this.#lanes.has(lane)) this.#send({ type: "grizz:detach", stream_id: lane });
+    if (lane === "probe") return;
+    const begins = type === "response.created" || type === "grizz:attached"; // and was detached before
+    if (begins && this.#lanes.has(lane)) this.#send({ type: "grizz:detach", stream_id: lane });
     this.dispatchEvent(Object.assign(new Event("event"), { detail: event }));
   }
 
@@ -580,7 +530,7 @@ export class Grizz extends EventTarget {
       if (stream.wantsCancel) this.#sendCancel(stream);
     }
     const behind = stream.take(event);
-    if (TERMINAL.has(event.type)) return this.#end(stream, { kind: "done", response: event.response });
+    if (isTerminal(event.type)) return this.#end(stream, { kind: "done", response: event.response });
     stream.paused = behind; // the server keeps what comes until the loop has caught up
     if (behind) this.#leave(stream);
   }
@@ -588,8 +538,8 @@ export class Grizz extends EventTarget {
   #attached(stream, event) {
     stream.attaching = false;
     stream.emit("onAttached", event);
-    // Nothing follows?
-    if (!isRunning(event.status) && event.last_sequence_number <= stream.cursor) this.#takeSnapshot(stream);
+    const nothingFollows = !isRunning(event.status) && event.last_sequence_number <= stream.cursor;
+    if (nothingFollows) this.#takeSnapshot(stream);
   }
 
   #failed(stream, error) {
@@ -597,18 +547,18 @@ export class Grizz extends EventTarget {
     const open = stream.phase === "open";
     const used = code === "websocket_stream_limit_reached" && [...this.#lanes.values()].includes(null);
     if (used || (!open && code === "websocket_connection_limit_reached")) {
-      if (!open) stream.phase = "waiting"; // it did not run: a young connection will take it
+      if (!open) stream.phase = "waiting"; // it did not run, and another connection will take it
       this.#retired = true;
       return this.#releaseLane(stream);
     }
     if (open && stream.attaching) {
       this.#releaseLane(stream);
       if (code === "grizz:log_expired") return this.#takeSnapshot(stream);
-      // Where another process takes it over, it can be nobody's for a moment.
+      // While it is taken over, it can be nobody's for a moment.
       const again = code === "response_not_found" && stream.cursor !== undefined && !stream.missed;
       stream.missed ||= again;
       if (again || status === 429 || status >= 500) {
-        return idly(setTimeout(() => this.live && this.#sendAttach(stream), 1000 + Math.random() * 2000));
+        return later(() => this.live && this.#sendAttach(stream), 1000 + Math.random() * 2000);
       }
       if (code === "response_not_found") return this.#end(stream, { kind: "lost" });
     } else if (stream.burnt && code === "response_not_found") {
@@ -617,7 +567,7 @@ export class Grizz extends EventTarget {
     this.#end(stream, code === "grizz:withdrawn" ? { kind: "cancelled" } : { kind: "refused", error });
   }
 
-  /** The events are gone but the result may be there: poll it until it is final. */
+  /** The events are gone, the result may be there: poll it until it is final. */
   async #takeSnapshot(stream) {
     stream.polling = true;
     for (let wait = 2000, misses = 0; stream.phase === "open"; wait = Math.min(wait * 1.5, BACKOFF_CAP_MS)) {
@@ -627,10 +577,10 @@ export class Grizz extends EventTarget {
         if (!isRunning(response.status)) return this.#end(stream, { kind: "done", response });
       } catch (error) {
         if (!error.status && this.live) misses += 1; // a page of another origin gets no answer at all
-        if (error.status === 404 || misses === MISSES) return this.#end(stream, { kind: "lost" });
+        if (error.status === 404 || misses > 4) return this.#end(stream, { kind: "lost" });
         if (isDenied(error)) return this.#end(stream, { kind: "refused", error });
       }
-      await new Promise((resolve) => idly(setTimeout(resolve, wait)));
+      await new Promise((resolve) => later(resolve, wait));
     }
   }
 
@@ -639,13 +589,5 @@ export class Grizz extends EventTarget {
     if (stream.lane) this.#releaseLane(stream);
     this.#streams.delete(stream);
     stream.settle(outcome);
-  }
-}
-
-function parse(text) {
-  try {
-    return JSON.parse(text);
-  } catch {
-    return {};
   }
 }

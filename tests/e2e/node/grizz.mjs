@@ -124,7 +124,7 @@ const scenarios = {
       paused ||= stream.paused;
       if (event.delta) text += event.delta;
     }
-    say({ text, paused, many: numbers.length > 1500, ordered: numbers.every((n, i) => !i || n > numbers[i - 1]), ...ended(await stream.done) });
+    say({ text, paused, ordered: numbers.every((n, i) => !i || n > numbers[i - 1]), ...ended(await stream.done) });
   },
 
   /** More streams left than one connection has names for. */
