@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import AsyncIterator
+import signal
+import subprocess
+from collections.abc import AsyncIterator, Iterator
+from threading import Thread
 
 import pytest
 from playwright.async_api import Browser, Page, async_playwright
@@ -16,15 +19,35 @@ ANSWER = ".message[data-role=assistant]"
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
-@pytest.fixture
-async def browser() -> AsyncIterator[Browser]:
-    flags = ["--disable-dev-shm-usage", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
+FLAGS = ("--headless", "--disable-dev-shm-usage", "--disable-gpu", "--no-first-run", "--disable-background-networking")
+
+
+@pytest.fixture(scope="session")
+def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """One process for all tests of a worker, since its start costs as much as a test; each gets contexts of its own."""
+    assert CHROMIUM is not None
+    profile = tmp_path_factory.mktemp("chromium")
+    command = [CHROMIUM, *FLAGS, "--remote-debugging-port=0", f"--user-data-dir={profile}"]
     if os.geteuid() == 0:
-        flags.append("--no-sandbox")
+        command.append("--no-sandbox")
+    with subprocess.Popen(
+        command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, start_new_session=True
+    ) as process:
+        assert process.stderr is not None
+        said = iter(process.stderr.readline, "")
+        address = next(line.split()[-1] for line in said if line.startswith("DevTools listening on"))
+        Thread(target=process.stderr.read, name="what Chromium says", daemon=True).start()
+        yield address
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+@pytest.fixture
+async def browser(chromium: str) -> AsyncIterator[Browser]:
     async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=flags)
+        browser = await playwright.chromium.connect_over_cdp(chromium)
         yield browser
-        await browser.close()
+        for context in browser.contexts[1:]:  # the first is the profile's own
+            await context.close()
 
 
 @pytest.fixture

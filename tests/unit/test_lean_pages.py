@@ -29,11 +29,15 @@ let a = 1; // gone
   // gone, too
 if (a + +a) { b = { c: "x  // y", d: `x  ${a} // y` }; }
 return /[/ ]  "/.test(a) ? a / 2 / b : "\"  ";
+const R =
+  /"  [^"]/;
 """
     assert lean(script, ".js") == (
         rb"""let a=1;
 if(a + +a){b={c:"x  // y",d:`x  ${a} // y`};}
 return /[/ ]  "/.test(a)?a / 2 / b:"\"  ";
+const R=
+/"  [^"]/;
 """
     )
     style = b"/* Head */\n\na:hover :is(b, i) {\n  color: red;\n}\n\n@media (min-width: 1rem) { a { b: c } }\n"

@@ -429,7 +429,8 @@ export class Markdown {
     this.#fill(false);
     if (this.#leaf?.kind === "code" && !this.#trial) {
       const { pre, lang } = this.#leaf;
-      import("./highlight.js").then(({ colour }) => colour(pre, lang)); // loaded with the first code
+      // Loaded with the first code. When the server is away just then, that code stays plain.
+      import("./highlight.js").then(({ colour }) => colour(pre, lang), () => {});
     }
     this.#leaf = null;
     if (depth < this.#open.length) this.#open = this.#open.slice(0, depth);

@@ -114,7 +114,7 @@ const scenarios = {
 
   /** A loop that stops reading for a while holds little, and misses nothing. */
   async slow(grizz) {
-    const stream = grizz.create({ input: "[[words:4000]] [[rate:2000]]" });
+    const stream = grizz.create({ input: "[[words:1500]] [[rate:500]]" });
     const numbers = [];
     let paused = false;
     let text = "";
