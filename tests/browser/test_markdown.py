@@ -124,6 +124,37 @@ async def test_a_text_that_comes_letter_by_letter_ends_in_what_it_is_at_once(pag
     assert await page.evaluate(script, TEXTS) == []
 
 
+async def test_a_line_that_may_still_become_something_else_is_not_drawn_yet(page: Page) -> None:
+    script = """
+    (lines) => lines.map((line) => {
+      let seen;
+      kit.drawn(`a\\n\\n${line} b`, [3 + line.length], (root) => { seen = kit.html(root); });
+      return seen;
+    })
+    """
+    undecided = [
+        "-",
+        "*",
+        "1",
+        "12.",
+        "##",
+        ">",
+        "- [",
+        "- [ ",
+        "- [x]",
+        "* * *",
+        "- - ",
+        "__ _",
+        "| - | :",
+        "```",
+        "```py",
+    ]
+    assert await page.evaluate(script, undecided) == ["<p>a</p>"] * len(undecided)
+    assert await page.evaluate(script, ["- x", "b", "> c"]) == [
+        *["<p>a</p><ul><li><p>x</p></li></ul>", "<p>a</p><p>b</p>", "<p>a</p><blockquote><p>c</p></blockquote>"],
+    ]
+
+
 @pytest.mark.parametrize("seed", range(2))
 async def test_how_a_long_document_is_split_changes_nothing_and_no_finished_block_is_drawn_again(
     page: Page, seed: int

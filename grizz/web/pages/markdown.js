@@ -44,8 +44,7 @@ const UNDERLINE = /^ {0,3}(=+|-+)[ \t]*$/;
 const FENCE = /^( *)(`{3,}(?=[^`]*$)|~{3,})(.*)$/;
 
 // An unfinished line that may still become something else is not drawn yet.
-const UNDECIDED =
-  /^(?:[-+*>#|_]+|[-|: ]*|[-*_ ]+|(?:[-+*]|\d{1,9}[.)]) +\[[ xX]?\]?|\d{1,9}[.)]?|`+|`{3}[^`]*|~{3}.*)$/;
+const UNDECIDED = /^(?:[-+*>#|_]+|[-|: ]*|[-*_ ]+|(?:[-+*]|\d{1,9}[.)]) +\[[ xX]?\]?|\d{1,9}[.)]?|`+|`{3}[^`]*|~{3}.*)$/;
 
 const waiting = new Set(); // views with something to draw
 let frame = 0;
