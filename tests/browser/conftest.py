@@ -19,7 +19,11 @@ ANSWER = ".message[data-role=assistant]"
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
-FLAGS = ("--headless", "--disable-dev-shm-usage", "--disable-gpu", "--no-first-run", "--disable-background-networking")
+FLAGS = (
+    *("--headless", "--disable-dev-shm-usage", "--disable-gpu", "--no-first-run", "--disable-background-networking"),
+    # A mouse, as most desktops have one: without, pages take it for a phone.
+    "--blink-settings=primaryHoverType=2,availableHoverTypes=2,primaryPointerType=4,availablePointerTypes=4",
+)
 
 
 @pytest.fixture(scope="session")

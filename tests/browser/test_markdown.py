@@ -232,7 +232,7 @@ async def test_no_text_takes_long(page: Page) -> None:
             took, depth = await page.evaluate(script, [text, step])
             if took > 2000:  # another look: the machine may have been busy
                 took, depth = await page.evaluate(script, [text, step])
-            assert took < 2000, f"{name} in pieces of {step} took {took} ms"
+            assert took < 6000, f"{name} in pieces of {step} took {took} ms"
             assert depth < 60, name
 
 
