@@ -114,12 +114,13 @@ const scenarios = {
 
   /** A loop that stops reading for a while holds little, and misses nothing. */
   async slow(grizz) {
-    const stream = grizz.create({ input: "[[words:1500]] [[rate:500]]" });
+    const stream = grizz.create({ input: "[[words:1200]] [[rate:300]]" });
     const numbers = [];
     let paused = false;
     let text = "";
     for await (const event of stream) {
-      if (numbers.length === 10) await new Promise((resolve) => setTimeout(resolve, Number(argument)));
+      while (numbers.length === 10 && !stream.paused && stream.phase !== "ended")
+        await new Promise((resolve) => setTimeout(resolve, 20));
       numbers.push(event.sequence_number);
       paused ||= stream.paused;
       if (event.delta) text += event.delta;
