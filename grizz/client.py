@@ -64,7 +64,7 @@ def stream(
     response_id: str | None = None,
     starting_after: int | None = None,
     give_up_s: float = 120.0,
-    cancel_on_exit: bool = True,
+    cancel_on_exit: bool | None = None,
     **create: Any,
 ) -> AsyncStream: ...
 @overload
@@ -74,7 +74,7 @@ def stream(
     response_id: str | None = None,
     starting_after: int | None = None,
     give_up_s: float = 120.0,
-    cancel_on_exit: bool = True,
+    cancel_on_exit: bool | None = None,
     **create: Any,
 ) -> Stream: ...
 def stream(
@@ -83,7 +83,7 @@ def stream(
     response_id: str | None = None,
     starting_after: int | None = None,
     give_up_s: float = 120.0,
-    cancel_on_exit: bool = True,
+    cancel_on_exit: bool | None = None,
     **create: Any,
 ) -> AsyncStream | Stream:
     """One answer's events; nothing is sent before the first is asked for.
@@ -91,8 +91,10 @@ def stream(
     Args:
         response_id: read this response, instead of creating one.
         starting_after: the last `sequence_number` that was seen of it; None for all of it.
-        give_up_s: seconds without any event, through all attempts to connect, after which it fails.
-        cancel_on_exit: who leaves before the end stops the answer; False: it runs on, as `background` says.
+        give_up_s: seconds from a break on, without any event, after which it fails. While a connection lives, an answer
+            may be silent as long as it likes.
+        cancel_on_exit: whether who leaves before the end stops the answer, or it runs on, as `background` says; by
+            default what was created here is stopped, and what was only read is not.
         create: what `client.responses.create` takes.
 
     Iterating raises openai's exceptions: `APIStatusError` for what the server refuses, `Unconfirmed`, and
@@ -101,9 +103,10 @@ def stream(
     if (response_id is None) == (not create):
         raise TypeError("stream() takes either a response_id, or what a response is created from")
     reading = _Reading(str(client.base_url), create, response_id, starting_after, give_up_s)
+    cancels = response_id is None if cancel_on_exit is None else cancel_on_exit
     if isinstance(client, AsyncOpenAI):
-        return AsyncStream(client, reading, cancel_on_exit)
-    return Stream(client, reading, cancel_on_exit)
+        return AsyncStream(client, reading, cancels)
+    return Stream(client, reading, cancels)
 
 
 class _Reading:
@@ -111,6 +114,7 @@ class _Reading:
 
     Attributes:
         response: the final one, once it ended.
+        over: no event follows; the final one is still to be fetched if it was not among them.
     """
 
     def __init__(
@@ -121,31 +125,22 @@ class _Reading:
         self._last = last
         self._sent = False
         self._give_up_s = give_up_s
-        self._since = time.monotonic()
+        self._attaching = self._missed = False
+        self._broken_at: float | None = None
         self._failures = 0
         self.response_id = response_id
         self.response: Response | None = None
-        self.expired = False
+        self.over = False
 
-    @property
-    def over(self) -> bool:
-        return self.response is not None or self.expired
-
-    def query(self) -> dict[str, object]:
-        """Of the next connection."""
-        query: dict[str, object] = {}
-        if self.response_id is not None:
-            query["response_id"] = self.response_id
-        if self._last is not None:
-            query["starting_after"] = str(self._last)
-        return query
-
-    def to_send(self) -> dict[str, Any] | None:
+    def to_send(self) -> dict[str, Any]:
         """The first message on the next connection."""
-        if self.response_id is not None:
-            return None
-        self._sent = True
-        return {"type": "response.create", **self._create}
+        if self.response_id is None:
+            self._sent = True
+            return {"type": "response.create", **self._create}
+        self._attaching = True
+        # Not by the URL: whoever sends this is told when no event follows.
+        attach = {"type": "grizz:attach", "response_id": self.response_id}
+        return attach if self._last is None else {**attach, "starting_after": self._last}
 
     def is_new(self, event: Mapping[str, Any]) -> bool:
         """Take an event; whether it is one to hand out.
@@ -157,6 +152,11 @@ class _Reading:
         if event["type"] == "error":
             self._refused(event)
             return False
+        if event["type"] == "grizz:attached":
+            self._alive()
+            running = event["status"] in ("queued", "in_progress")
+            self.over = not running and event["last_sequence_number"] <= event["sequence_number"]
+            return False
         if (
             not event["type"].startswith("response.")
             or number is None
@@ -164,16 +164,26 @@ class _Reading:
         ):
             return False
         self._last = number
-        self._since, self._failures = time.monotonic(), 0
+        self._alive()
         if self.response_id is None:
             self.response_id = event["response"]["id"]
+        self.over = event["type"] in _TERMINAL
         return True
+
+    def _alive(self) -> None:
+        self._attaching = self._missed = False
+        self._broken_at, self._failures = None, 0
 
     def _refused(self, event: Mapping[str, Any]) -> None:
         error, status = event.get("error") or {}, int(event.get("status") or 500)
         if error.get("code") == "grizz:log_expired":
-            self.expired = True
+            self.over = True
             return
+        # While another process takes an answer over, it can be nobody's for a moment.
+        missed = status == 404 and self._last is not None and not self._missed
+        if self._attaching and (missed or status == 429 or status >= 500):
+            self._missed = self._missed or missed
+            raise openai.APIConnectionError(message=str(error.get("message")), request=self._request)
         raise self._status_error(status, str(error.get("message")), error)
 
     def _status_error(self, status: int, text: str, body: object) -> openai.APIStatusError:
@@ -194,7 +204,9 @@ class _Reading:
                 raise self._status_error(status, text or f"The server answered {status}.", None) from error
         if self._sent and self.response_id is None:
             raise Unconfirmed(self._request) from error
-        if time.monotonic() - self._since > self._give_up_s:
+        now = time.monotonic()
+        self._broken_at = now if self._broken_at is None else self._broken_at
+        if now - self._broken_at > self._give_up_s:
             raise openai.APIConnectionError(message=f"Given up: {error}", request=self._request) from error
         self._failures += 1
         return random.uniform(0, min(_LONGEST_S, _BACKOFF_S * 2 ** min(self._failures, 10)))
@@ -203,10 +215,10 @@ class _Reading:
 class AsyncStream:
     """Iterates over the events of one answer, once. Cancel-safe; see `stream`."""
 
-    def __init__(self, client: AsyncOpenAI, reading: _Reading, cancel_on_exit: bool) -> None:
+    def __init__(self, client: AsyncOpenAI, reading: _Reading, cancels: bool) -> None:
         self._client = client
         self._reading = reading
-        self._cancels = cancel_on_exit
+        self._cancels = cancels
         self._events = self._read()
 
     @property
@@ -239,9 +251,8 @@ class AsyncStream:
         try:
             while not reading.over:
                 try:
-                    async with self._client.responses.connect(extra_query=reading.query(), max_retries=0) as connection:
-                        if (first := reading.to_send()) is not None:
-                            await connection.send(cast(Any, first))
+                    async with self._client.responses.connect() as connection:
+                        await connection.send(cast(Any, reading.to_send()))
                         while not reading.over:
                             raw = await connection.recv_bytes()
                             if reading.is_new(told := json.loads(raw)):
@@ -264,10 +275,10 @@ class AsyncStream:
 class Stream:
     """As `AsyncStream`, for code without asyncio."""
 
-    def __init__(self, client: OpenAI, reading: _Reading, cancel_on_exit: bool) -> None:
+    def __init__(self, client: OpenAI, reading: _Reading, cancels: bool) -> None:
         self._client = client
         self._reading = reading
-        self._cancels = cancel_on_exit
+        self._cancels = cancels
         self._events = self._read()
 
     @property
@@ -300,9 +311,8 @@ class Stream:
         try:
             while not reading.over:
                 try:
-                    with self._client.responses.connect(extra_query=reading.query(), max_retries=0) as connection:
-                        if (first := reading.to_send()) is not None:
-                            connection.send(cast(Any, first))
+                    with self._client.responses.connect() as connection:
+                        connection.send(cast(Any, reading.to_send()))
                         while not reading.over:
                             raw = connection.recv_bytes()
                             if reading.is_new(told := json.loads(raw)):

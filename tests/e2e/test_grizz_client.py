@@ -113,6 +113,43 @@ async def test_an_existing_response_is_read_from_any_number_on(grizz: Grizz) -> 
         assert rest[-1].type == "response.completed"
 
 
+async def test_who_only_reads_an_answer_stops_it_for_nobody(grizz: Grizz) -> None:
+    async with client_of(grizz.url) as client:
+        made = await client.responses.create(model="m", input="[[words:60]] [[rate:60]]", background=True)
+        async with stream(client, response_id=made.id) as events:
+            async for _ in events:
+                break
+        async with asyncio.timeout(30):
+            while (found := await client.responses.retrieve(made.id)).status in ("queued", "in_progress"):
+                await asyncio.sleep(0.05)
+        assert found.status == "completed"
+
+
+async def test_an_answer_of_which_everything_was_seen_ends_at_once(grizz: Grizz) -> None:
+    async with client_of(grizz.url) as client:
+        seen = [event async for event in stream(client, input="[[words:20]]")]
+        assert seen[0].type == "response.created"
+        again = stream(client, response_id=seen[0].response.id, starting_after=seen[-1].sequence_number)
+        async with asyncio.timeout(20):
+            assert [event async for event in again] == []
+            assert (await again.final()).output_text == numbers(20)
+
+
+async def test_a_server_that_is_full_for_a_moment_is_asked_again(start_grizz) -> None:
+    grizz = await start_grizz(limits__readers_per_response=1)
+    async with client_of(grizz.url) as client:
+        first = stream(client, input="[[words:60]] [[rate:60]]")
+        async for event in first:
+            if event.type == "response.created":
+                break
+        second = asyncio.create_task(stream(client, response_id=first.response_id).final())
+        await asyncio.sleep(0.3)
+        assert not second.done()
+        assert (await first.final()).output_text == numbers(60)
+        async with asyncio.timeout(40):
+            assert (await second).output_text == numbers(60)
+
+
 async def test_it_works_without_asyncio(grizz: Grizz) -> None:
     async with link_to(grizz.url) as link:
         link.cut_when = b"w20 "

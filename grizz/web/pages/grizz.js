@@ -79,7 +79,7 @@ class Stream {
     try {
       this.#handlers[name]?.(argument);
     } catch (error) {
-      queueMicrotask(() => { throw error; }); // to be seen, not to be stumbled over here
+      queueMicrotask(() => { throw error; }); // to be seen, and go on
     }
   }
 
@@ -361,7 +361,7 @@ export class Grizz extends EventTarget {
     if (!socket) return;
     socket.onopen = socket.onmessage = socket.onclose = null;
     socket.close(code);
-    if (socket.terminate) later(() => socket.terminate(), 2_000); // `ws` would wait for 30 s
+    if (socket.terminate) later(() => socket.terminate(), 2_000); // `ws` waits for 30 s
   }
 
   /** Streams with an id wait for the next socket, a create without one is unknown. */

@@ -112,19 +112,22 @@ const scenarios = {
     say(counts);
   },
 
-  /** A loop that stops reading for a while holds little, and misses nothing. */
+  /** A loop that stops reading for a while holds little, and misses nothing. Calls, since no two of them are merged. */
   async slow(grizz) {
-    const stream = grizz.create({ input: "[[words:1500]] [[rate:500]]" });
+    const calls = Array.from({ length: 150 }, (_, n) => `[[tool:t${n}]] [[args:{"n":${n}}]]`);
+    const stream = grizz.create({ input: calls.join(" ") });
     const numbers = [];
+    const called = [];
     let paused = false;
-    let text = "";
     for await (const event of stream) {
-      if (numbers.length === 10) await new Promise((resolve) => setTimeout(resolve, Number(argument)));
+      while (numbers.length === 10 && !stream.paused && stream.phase !== "ended")
+        await new Promise((resolve) => setTimeout(resolve, 20));
       numbers.push(event.sequence_number);
       paused ||= stream.paused;
-      if (event.delta) text += event.delta;
+      if (event.type === "response.output_item.done") called.push(event.item.arguments);
     }
-    say({ text, paused, ordered: numbers.every((n, i) => !i || n > numbers[i - 1]), ...ended(await stream.done) });
+    const all = called.length === 150 && called.every((text, n) => text === `{"n":${n}}`);
+    say({ paused, all, gapless: numbers.every((number, n) => number === n), ...ended(await stream.done) });
   },
 
   /** More streams left than one connection has names for. */
