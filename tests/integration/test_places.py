@@ -285,7 +285,7 @@ async def test_without_accounts_nobody_comes_in_from_elsewhere_unless_that_is_al
         url = f"http://127.0.0.1:{runner.addresses[0][1]}"
         for headers, code in (({}, "missing_api_key"), ({"Authorization": "Bearer x"}, "invalid_api_key")):
             async with http.get(f"{url}/v1/models", headers=headers) as reply:
-                assert await reply.json() == [code, "ok", ["needed", False]]
+                assert await reply.json() == [code, "ok", ["needed", False, ""]]
             async with http.post(f"{url}/v1/session", headers=headers) as reply:
                 assert await reply.json() == "refused"
     finally:
