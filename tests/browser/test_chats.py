@@ -278,3 +278,115 @@ async def test_the_place_in_the_queue_is_shown_while_waiting(browser: Browser, s
             async with http.post(f"{grizz.url}/v1/responses/{response_id}/cancel") as answer:
                 assert answer.status == 200
     assert await answered(page) == "my turn"
+
+
+LOSE = """() => {
+  // The next question goes into a connection that is dead and does not know it yet.
+  const send = WebSocket.prototype.send;
+  WebSocket.prototype.send = function (data) {
+    if (!data.includes("response.create")) return send.call(this, data);
+    WebSocket.prototype.send = send;
+    this.close();
+  };
+}"""
+
+
+async def test_a_first_question_that_never_arrived_stays_and_is_sent_by_retry(page: Page, grizz: Grizz) -> None:
+    await page.evaluate(LOSE)
+    await ask(page, "[[echo:hello]]")
+    await expect(page.locator(".problem")).to_contain_text("before the server had this message")
+    await expect(page.locator(f"{QUESTION} .text")).to_have_text("[[echo:hello]]")
+    await page.get_by_role("button", name="Retry").click()
+    assert await answered(page) == "hello"
+    assert await kept(page) == ["[[echo:hello]]", "hello"]
+    assert grizz.demo.requests == 1
+
+
+async def test_a_question_that_failed_stays_in_its_place_when_the_server_is_asked_again(page: Page) -> None:
+    await ask(page, "[[echo:one]]")
+    await answered(page)
+    await ask(page, "[[error:400]]")
+    await page.wait_for_selector(f"{ANSWER}[data-status=failed]")
+    await ask(page, "[[echo:three]]")
+    await answered(page)
+    await page.reload()
+    await page.wait_for_selector(LIVE)
+    await page.wait_for_load_state("networkidle")
+    await expect(page.locator(f"{QUESTION} .text")).to_have_text(["[[echo:one]]", "[[error:400]]", "[[echo:three]]"])
+    await expect(page.locator(ANSWER)).to_have_count(3)
+
+
+async def test_a_chat_that_was_begun_anew_is_branched_and_changed_as_any_other(
+    page: Page, complaints: list[str]
+) -> None:
+    for text in ("[[echo:one]]", "[[echo:two]]"):
+        await ask(page, text)
+        await answered(page)
+    await page.reload()  # the ids of the first conversation are known now
+    await page.wait_for_selector(LIVE)
+    await page.wait_for_load_state("networkidle")
+    (old,) = await conversations(page)
+    await page.evaluate("(id) => fetch(`/v1/conversations/${id}`, {method: 'DELETE'})", old["id"])
+    await ask(page, "[[echo:three]]")
+    assert await answered(page) == "three"
+    await page.locator(".edit").first.focus()
+    await page.keyboard.press("Enter")
+    await page.get_by_label("Edit your message").fill("[[echo:eins]]")
+    await page.keyboard.press("Enter")
+    await expect(page.locator(ANSWER)).to_have_count(1)
+    assert await answered(page) == "eins"
+    assert await kept(page) == ["[[echo:eins]]", "eins"]
+    (new,) = await conversations(page)
+    await page.evaluate("(id) => fetch(`/v1/conversations/${id}`, {method: 'DELETE'})", new["id"])
+    await page.reload()
+    await page.wait_for_selector(LIVE)
+    await page.wait_for_load_state("networkidle")
+    await page.get_by_role("button", name="Branch").click()
+    await expect(page.locator("#chat-list li")).to_have_count(2)
+    await page.wait_for_load_state("networkidle")
+    await expect(page.locator(ANSWER)).to_have_count(1)
+    assert await kept(page) == ["[[echo:eins]]", "eins"]
+    # What the server forgot, the browser itself tells its console.
+    assert {text for text in complaints if "404 (Not Found)" not in text} == set()
+    complaints.clear()
+
+
+async def test_what_another_tab_does_leaves_an_open_editor_alone_and_what_it_deletes_stays_deleted(
+    page: Page, grizz: Grizz, complaints: list[str]
+) -> None:
+    await ask(page, "[[echo:one]]")
+    await answered(page)
+    other = await page.context.new_page()
+    listen(other, grizz.url, complaints)
+    await other.goto(grizz.url)
+    await other.locator(".edit").focus()
+    await other.keyboard.press("Enter")
+    await other.get_by_label("Edit your message").fill("half a thought")
+    await ask(page, "[[words:100]] [[rate:50]]")
+    await expect(other.locator(ANSWER)).to_have_count(2)
+    assert await other.get_by_label("Edit your message").input_value() == "half a thought"
+    await act(page, "[[echo:one]]", "Delete")  # while both follow its answer
+    await page.get_by_role("button", name="Delete", exact=True).click()
+    for tab in (page, other):
+        await expect(tab.locator("#welcome")).to_be_visible()
+    await page.wait_for_timeout(2500)  # longer than a running answer goes without being saved
+    for tab in (page, other):
+        await tab.reload()
+        await tab.wait_for_selector(LIVE)
+        await tab.wait_for_load_state("networkidle")
+        await expect(tab.locator("#chat-list li")).to_have_count(0)
+
+
+async def test_an_image_that_is_still_read_is_not_slipped_into_the_message_that_was_sent(page: Page) -> None:
+    await page.evaluate(
+        """() => {
+          const read = window.createImageBitmap;
+          window.createImageBitmap = (...all) => new Promise((go) => (window.go = go)).then(() => read(...all));
+        }"""
+    )
+    await page.evaluate(PIXELS, "paste")
+    await ask(page, "[[echo:without]]")
+    await answered(page)
+    await page.evaluate("window.go()")
+    await expect(page.locator(".attachment")).to_have_count(1)
+    await expect(page.locator(f"{QUESTION} img")).to_have_count(0)

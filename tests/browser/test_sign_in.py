@@ -128,3 +128,36 @@ async def test_without_accounts_nothing_of_it_is_seen(browser: Browser, grizz: G
     await expect(page.locator("#account")).to_be_hidden()
     await expect(page.locator("#sign-in")).to_be_hidden()
     assert complaints == []
+
+
+async def test_who_signs_out_leaves_nothing_of_theirs_in_the_browser(browser: Browser, house: Grizz) -> None:
+    complaints: list[str] = []
+    page = await visit(browser, house, complaints)
+    await sign_in(page, ALICE)
+    await page.wait_for_selector(LIVE)
+    await page.get_by_role("button", name="System prompt and temperature").click()
+    await page.get_by_role("textbox", name="System prompt").fill("Call me Alice.")
+    await page.get_by_role("button", name="Save").click()
+    other = await page.context.new_page()
+    await other.goto(house.url)
+    await other.wait_for_selector(LIVE)
+    await other.fill("#composer", "a draft of Alice")
+    await page.fill("#composer", "[[words:500]] [[rate:50]]")
+    await page.press("#composer", "Enter")  # still running when she leaves
+    await page.wait_for_selector(f"{ANSWER}[data-status=in_progress]")
+    await page.get_by_role("button", name="Sign out").click()
+    for tab in (page, other):
+        await tab.wait_for_selector("#sign-in[open]")
+        left = await tab.evaluate(
+            """async () => {
+              const db = await new Promise((done) => {
+                const asked = indexedDB.open("grizz", 1);
+                asked.onsuccess = () => done(asked.result);
+              });
+              const all = db.transaction(["chats"]).objectStore("chats").getAll();
+              const chats = await new Promise((done) => (all.onsuccess = () => done(all.result)));
+              const draft = document.querySelector("#composer").value;
+              return [chats.length, localStorage.getItem("grizz:options"), draft];
+            }"""
+        )
+        assert left == [0, None, ""]

@@ -13,6 +13,7 @@ const scroller = $("scroller");
 const NEAR_BOTTOM_PX = 48;
 const COPIED_MS = 1500;
 const TOAST_MS = 8000;
+const NEW = ""; // in place of the id of this tab's chat
 const AWAY_MS = 30_000; // who looked away for longer may have gone on elsewhere
 
 const grizz = new Grizz();
@@ -85,7 +86,8 @@ async function open(entry) {
   if (chat && !chat.running && chat !== next) chats.delete(chat.id);
   chat = next;
   chats.set(chat.id, chat);
-  store.setCurrent(chat.empty ? null : chat.id);
+  store.setCurrent(chat.empty && !chat.conversation ? NEW : chat.id);
+  $("stop").disabled = false;
   $("messages").replaceChildren(chat.element);
   refresh();
   follow.now();
@@ -153,12 +155,16 @@ for (const example of document.querySelectorAll("[data-prompt]")) {
 }
 
 store.onChanged(async ({ kind, id }) => {
+  if (id === null) { // signed out in another tab
+    store.clearTab();
+    return location.reload();
+  }
   sidebar.reload();
-  if (id === null) return location.reload(); // signed out in another tab
   const one = chats.get(id);
   if (kind === "removed") {
+    one?.forget();
     chats.delete(id);
-    if (one === chat) open();
+    if (one && one === chat) open();
   } else if (one) {
     const saved = await store.load(id);
     if (saved) one.adopt(saved);
@@ -388,7 +394,8 @@ else await start();
 
 /** Show the chat that was open here last, and connect. */
 async function start() {
-  const shown = chat ?? (store.current() ? { id: store.current() } : (await store.list())[0]);
-  await open(shown);
+  const id = store.current();
+  const known = id ? { id, conversation: id.startsWith("conv_") ? id : null } : null;
+  await open(chat ?? known ?? (id === NEW ? null : (await store.list())[0]));
   grizz.connect();
 }

@@ -8,6 +8,7 @@
 
 import { Answer, newRecord } from "./answer.js";
 import { make } from "./body.js";
+import { isRunning } from "./grizz.js";
 import { merge, toContent, toItems, toMessages } from "./items.js";
 import { Question } from "./question.js";
 import * as store from "./store.js";
@@ -26,6 +27,7 @@ export class Chat {
   #sending = null; // {stopped} while a question is on its way
   #saveTimer = 0;
   #forgotten = false;
+  #missed = false; // what the server has was read at a bad moment
 
   /**
    * `saved` is what the store keeps, what is known of a conversation of the server, or null for an empty chat.
@@ -79,7 +81,8 @@ export class Chat {
     const sending = (this.#sending = { stopped: false });
     this.#hooks.changed(this);
     try {
-      if (this.messages.slice(this.messages.indexOf(question)).some((one) => one.kept)) await this.#cut(question);
+      const gone = this.messages.slice(this.messages.indexOf(question));
+      if (this.conversation && gone.some((one) => one.kept !== false)) await this.#cut(question);
     } catch (error) {
       this.#sending = null;
       this.#hooks.changed(this);
@@ -128,10 +131,15 @@ export class Chat {
     if (this.running) this.#answer?.setLive(live);
   }
 
-  /** Stop, and never be saved again; the server forgets it, too. */
-  async remove() {
+  /** Stop, and never be saved again. */
+  forget() {
     this.#forgotten = true;
     this.stop();
+  }
+
+  /** Forget it here and on the server. */
+  async remove() {
+    this.forget();
     await store.remove(this.id);
     if (this.conversation) await this.#talks.remove(this.conversation).catch(ignoreUnknown);
   }
@@ -167,8 +175,14 @@ export class Chat {
     const last = saved.messages.at(-1);
     if (this.running || (last?.status === "queued" && !last.id)) return;
     if (signature(saved.messages) === signature(this.messages) && saved.name === this.name) return;
+    const mine = this.messages.at(-1);
+    const lags = last?.id && mine?.id === last.id && isRunning(last.status) && !isRunning(mine.status);
+    if (lags) return this.save(); // it was served later than this page
     Object.assign(this, { conversation: saved.conversation, name: saved.name, options: saved.options });
-    this.messages = saved.messages;
+    this.messages = saved.messages.map((one, at) => {
+      const own = this.messages[at]; // what is the same stays as it is shown, with an editor that is open in it
+      return own && signature([own]) === signature([one]) ? Object.assign(own, one) : one;
+    });
     this.#draw();
     this.#resume();
     this.#hooks.changed(this);
@@ -238,9 +252,13 @@ export class Chat {
     }
   }
 
+  /** There is a conversation, with all but the question that is about to be sent; null: there is none any more. */
   #begun(conversation) {
     this.conversation = conversation;
-    for (const message of this.messages) message.kept = conversation !== null;
+    const there = conversation === null ? [] : this.messages.slice(0, -2);
+    // The ids of another conversation mean nothing in this one.
+    for (const one of this.messages) Object.assign(one, { kept: there.includes(one), items: undefined });
+    this.save();
   }
 
   #body() {
@@ -288,14 +306,17 @@ export class Chat {
     }
     const answer = this.#answer;
     answer.finish(outcome);
-    const { status, items } = answer.record;
+    const { id, status, items } = answer.record;
     // What the server keeps of a turn: see "Conversations" in docs/protocol.md.
-    const kept = outcome.kind === "done" && status !== "failed" && (status !== "cancelled" || items.length > 0);
+    const said = status !== "failed" && (status !== "cancelled" || items?.length > 0);
+    // Undefined: it may be there, so it is looked for before it is asked again.
+    const kept = outcome.kind === "done" ? said : outcome.kind === "unknown" || id ? undefined : false;
     answer.record.kept = this.messages.at(-2).kept = kept;
     this.updated = Date.now();
     this.save();
     this.#hooks.changed(this);
     this.#hooks.announce(this, ending(answer.record));
+    if (this.#missed) this.sync();
   }
 
   /** The connection dropped before the server confirmed a question: is it there? null: nobody could say. */
@@ -303,7 +324,8 @@ export class Chat {
     const sending = (this.#sending = { stopped: false });
     const record = this.messages.at(-1);
     this.#hooks.changed(this);
-    while (!this.#client.live && !sending.stopped && this.#client.state.name !== "refused") await changed(this.#client);
+    const waits = () => !this.#client.live && !["refused", "asleep"].includes(this.#client.state.name);
+    while (waits() && !sending.stopped) await changed(this.#client);
     const looked = !sending.stopped && (!this.conversation || (await this.#look(sending)));
     this.#sending = null;
     return looked ? !this.messages.includes(record) : null;
@@ -315,17 +337,20 @@ export class Chat {
     const busy = () => this.#stream !== null || this.#sending !== sending;
     let items;
     let known;
+    let asked;
     try {
       // In this order: a turn that ended in between is missing from the items, and their number tells.
       items = await this.#talks.items(this.conversation);
       known = await this.#talks.get(this.conversation);
       if (!known.running && known.items !== items.length) items = await this.#talks.items(this.conversation);
+      // One whose process died is named and not found.
+      asked = known.running && (await this.#talks.input(known.running).catch(ignoreUnknown));
     } catch (error) {
-      if (error.status === 404) this.#begun(null);
+      if (error.status === 404 && !busy()) this.#begun(null);
       return error.status === 404;
     }
-    const asked = known.running && (await this.#talks.input(known.running).catch(() => null));
-    if (busy()) return false;
+    this.#missed = busy();
+    if (this.#missed) return false;
     const before = signature(this.messages);
     this.#describedAs(known.metadata);
     this.messages = merge(this.messages, toMessages(items));
@@ -333,7 +358,8 @@ export class Chat {
     if (before === signature(this.messages)) return true;
     this.#sending = null;
     this.#draw();
-    this.#resume();
+    if (!sending || this.messages.at(-1)?.id) this.#resume(); // else who looks has the last word on it
+    if (sending?.stopped) this.stop();
     this.save();
     this.#hooks.changed(this);
     return true;
@@ -363,16 +389,20 @@ export class Chat {
 
   /** Take a question, and all that came after it, out of the conversation on the server. */
   async #cut(question) {
-    const items = toMessages(await this.#talks.items(this.conversation).catch(ignoreUnknown) ?? []);
-    const all = merge(this.messages, items);
+    const items = await this.#talks.items(this.conversation).catch(ignoreUnknown);
+    if (!items) return; // the server forgot it
+    const all = merge(this.messages, toMessages(items));
     const at = all.indexOf(question);
+    if (at < 0) throw new Error("This chat was changed elsewhere. Open it again.");
     await this.#talks.cut(this.conversation, all.slice(at).flatMap((message) => message.items ?? []));
   }
 
   async #itemsUpTo(record) {
     const items = await this.#talks.items(this.conversation);
     const all = merge(this.messages, toMessages(items));
-    const last = all.slice(0, all.indexOf(record) + 1).findLast((message) => message.items?.length);
+    const at = all.indexOf(record);
+    if (at < 0) throw new Error("This chat was changed elsewhere. Open it again.");
+    const last = all.slice(0, at + 1).findLast((message) => message.items?.length);
     return last ? items.slice(0, items.findIndex((item) => item.id === last.items.at(-1)) + 1) : [];
   }
 

@@ -22,7 +22,7 @@ export class Composer {
     field.addEventListener("paste", (event) => this.#take(event, event.clipboardData));
     $("form").addEventListener("submit", (event) => {
       event.preventDefault();
-      if (!this.empty) hooks.send(field.value.trim(), this.#images);
+      if (!this.empty) hooks.send(field.value.trim(), [...this.#images]);
     });
     $("attach").addEventListener("click", () => $("files").click());
     $("files").addEventListener("change", async () => {
@@ -59,7 +59,8 @@ export class Composer {
     for (const file of files) {
       if (this.#images.length >= MAX_IMAGES) return this.#hooks.complain(`A message holds ${MAX_IMAGES} images at most.`);
       try {
-        this.#images.push(await readable(file));
+        const image = await readable(file);
+        this.#images.push(image); // of now: a message may have been sent meanwhile
       } catch {
         this.#hooks.complain(`“${file.name}” is no image that this browser can read.`);
       }

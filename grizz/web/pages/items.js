@@ -87,25 +87,30 @@ export function toItems(messages) {
 
 /**
  * The messages of this browser and those of the server as one list. Those of the server stand; where this browser has
- * one too, its object stays, with what only it knows (speed, errors). What the server never had stays at the end; what
- * it had and has no more was deleted elsewhere.
+ * one too, its object stays, with what only it knows (speed, errors). What the server never had stays in its place;
+ * what it had and has no more was deleted elsewhere.
  */
 export function merge(mine, theirs) {
   const merged = [];
   let next = 0;
+  const keep = (passed) => {
+    const rest = passed.filter(({ kept }) => !kept);
+    // An answer that this browser gave up, and that the server has after all.
+    if (merged.at(-1)?.role === "assistant" && rest[0]?.role === "assistant") rest.shift();
+    merged.push(...rest);
+  };
   for (const one of theirs) {
     const found = mine.findIndex((own, index) => index >= next && same(own, one));
     if (found < 0) {
       merged.push(one);
       continue;
     }
+    keep(mine.slice(next, found));
     merged.push(Object.assign(mine[found], { items: one.items, kept: true }, one.images?.length && { images: one.images }));
     next = found + 1;
   }
-  const rest = mine.slice(next).filter((own) => !own.kept);
-  // An answer that this browser gave up, and that the server has after all.
-  if (merged.at(-1)?.role === "assistant" && rest[0]?.role === "assistant") rest.shift();
-  return [...merged, ...rest];
+  keep(mine.slice(next));
+  return merged;
 }
 
 function same(own, one) {

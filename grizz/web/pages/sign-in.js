@@ -38,7 +38,7 @@ async function check(client) {
   if (info && (await isAnother(info.owner))) return location.reload();
   signedIn = info?.access === "session";
   $("account").hidden = false;
-  $("account").lastElementChild.textContent = $("account").ariaLabel = signedIn ? "Sign out" : "Sign in";
+  told(signedIn ? "Sign out" : "Sign in");
   whenIn();
 }
 
@@ -49,6 +49,10 @@ async function isAnother(owner) {
   if (!before || before === owner) return false;
   await clear();
   return true;
+}
+
+function told(text) {
+  $("account").lastElementChild.textContent = $("account").ariaLabel = text;
 }
 
 function ask(must) {
@@ -77,8 +81,10 @@ async function submit(client) {
 }
 
 async function leave() {
+  // First of all, since other tabs load anew when all is cleared.
+  const answer = await fetch("/v1/session", { method: "DELETE" }).catch(() => null);
+  if (!answer?.ok) return told("Not signed out: no answer");
   await clear();
-  await fetch("/v1/session", { method: "DELETE" });
   location.reload();
 }
 

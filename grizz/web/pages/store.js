@@ -12,6 +12,7 @@ const CURRENT = "grizz:current";
 const channel = new BroadcastChannel("grizz");
 const memory = new Map(); // in place of the database, where there is none
 let opened = null;
+let cleared = false; // this page is about to be loaded anew, for somebody else
 
 function database() {
   opened ??= new Promise((resolve) => {
@@ -57,6 +58,7 @@ export async function load(id) {
 
 /** Keep a chat; the oldest gives way. Other tabs are told. */
 export async function save(chat) {
+  if (cleared) return;
   if (!(await database())) memory.set(chat.id, structuredClone(chat));
   else {
     const put = (chats, entries) => {
@@ -91,14 +93,21 @@ export async function remove(id) {
   channel.postMessage({ kind: "removed", id });
 }
 
-/** Forget everything that this browser keeps of this user. */
+/** Forget what this tab keeps of this user, and keep nothing more until it is loaded anew. */
+export function clearTab() {
+  cleared = true;
+  tab(() => sessionStorage.clear());
+  for (const name of ["options", "model"]) tab(() => localStorage.removeItem(`grizz:${name}`));
+}
+
+/** Forget everything that this browser keeps of this user; the page has to be loaded anew after it. */
 export async function clear() {
+  clearTab();
   memory.clear();
   await transact("readwrite", (chats, entries) => {
     chats.clear();
     entries.clear();
   });
-  tab(() => sessionStorage.clear());
   channel.postMessage({ kind: "removed", id: null });
 }
 
