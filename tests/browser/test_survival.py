@@ -67,7 +67,7 @@ async def test_a_deploy_is_told_in_words_and_its_answer_is_whole(page: Page, hou
     await expect(page.locator(PILL)).to_have_text("server restarting")
     await asyncio.to_thread(house.node.popen.wait, 30)
     await house.start()
-    await expect(page.locator(PILL)).to_have_text("live")
+    await expect(page.locator(PILL)).to_have_text("live", timeout=30_000)
     assert await answered(page) == numbers(120).strip()
 
 
