@@ -159,16 +159,17 @@ store.onChanged(async ({ kind, id }) => {
     store.clearTab();
     return location.reload();
   }
-  sidebar.reload();
   const one = chats.get(id);
   if (kind === "removed") {
     one?.forget();
     chats.delete(id);
+    store.removedElsewhere(id);
     if (one && one === chat) open();
-  } else if (one) {
+  } else if (kind === "saved" && one) {
     const saved = await store.load(id);
     if (saved) one.adopt(saved);
   }
+  sidebar.reload();
 });
 
 function saveAll() {

@@ -31,7 +31,10 @@ function database() {
   return opened;
 }
 
-/** Do `work(chats, entries)` in one transaction; the result of the request that it returns. */
+/**
+ * Do `work(chats, entries)` in one transaction; the result of the request that it returns, or null without a database.
+ * In the order of the calls.
+ */
 async function transact(mode, work) {
   const db = await database();
   if (!db) return null;
@@ -59,18 +62,14 @@ export async function load(id) {
 /** Keep a chat; the oldest gives way. Other tabs are told. */
 export async function save(chat) {
   if (cleared) return;
-  if (!(await database())) memory.set(chat.id, structuredClone(chat));
-  else {
-    const put = (chats, entries) => {
-      chats.put(chat);
-      entries.put(entryOf(chat));
-    };
-    await transact("readwrite", put).catch(async () => {
-      await shrink(MAX_CHATS / 4); // full
-      await transact("readwrite", put).catch(() => memory.set(chat.id, structuredClone(chat)));
-    });
-    await shrink(MAX_CHATS);
-  }
+  const put = (chats, entries) => {
+    entries.put(entryOf(chat));
+    return chats.put(chat);
+  };
+  const full = () => shrink(MAX_CHATS / 4).then(() => transact("readwrite", put));
+  const kept = await transact("readwrite", put).catch(full).catch(() => null);
+  if (kept === null) memory.set(chat.id, structuredClone(chat));
+  else await shrink(MAX_CHATS);
   channel.postMessage({ kind: "saved", id: chat.id });
 }
 
@@ -93,6 +92,13 @@ export async function remove(id) {
   channel.postMessage({ kind: "removed", id });
 }
 
+/** Another tab removed a chat: this one may have saved it once more before it heard of that. */
+export async function removedElsewhere(id) {
+  memory.delete(id);
+  await erase([{ id }]);
+  channel.postMessage({ kind: "gone", id });
+}
+
 /** Forget what this tab keeps of this user, and keep nothing more until it is loaded anew. */
 export function clearTab() {
   cleared = true;
@@ -111,7 +117,7 @@ export async function clear() {
   channel.postMessage({ kind: "removed", id: null });
 }
 
-/** Another tab changed a chat: `listener({kind: "saved" | "removed", id})`; id null: all of them. */
+/** Another tab changed a chat: `listener({kind: "saved" | "removed" | "gone", id})`; id null: all of them. */
 export function onChanged(listener) {
   channel.onmessage = ({ data }) => listener(data);
 }
