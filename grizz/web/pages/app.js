@@ -87,13 +87,12 @@ async function open(entry) {
   chat = next;
   chats.set(chat.id, chat);
   store.setCurrent(chat.empty && !chat.conversation ? NEW : chat.id);
-  $("stop").disabled = false;
   $("messages").replaceChildren(chat.element);
   refresh();
   follow.now();
   sidebar.reload();
   composer.focusIfMouse();
-  await chat.sync();
+  chat.sync();
 }
 
 function refresh() {
@@ -103,7 +102,7 @@ function refresh() {
   $("stop").hidden = !chat.running;
   $("send").hidden = chat.running;
   $("send").disabled = composer.empty;
-  if (!chat.running) $("stop").disabled = false;
+  $("stop").disabled = chat.stopping;
   const { instructions, temperature } = chat.options;
   $("options-open").toggleAttribute("data-set", Boolean(instructions) || (temperature ?? null) !== null);
   document.title = chat.title ? `${chat.title} - Grizz` : "Grizz";
@@ -120,9 +119,9 @@ function send(text, images = []) {
 
 function stop() {
   if (!chat?.running) return;
-  $("stop").disabled = true; // until the server says that it ended
   composer.focus();
   chat.stop();
+  refresh();
 }
 
 function newChat() {
@@ -198,19 +197,19 @@ $("options-open").addEventListener("click", () => {
   $("options").showModal();
 });
 
+$("options-cancel").addEventListener("click", () => $("options").close());
 $("options").addEventListener("close", () => {
   if ($("options").returnValue !== "save") return;
   const temperature = $("temperature").value === "" ? null : Number($("temperature").value);
   chat.options = { instructions: $("instructions").value.trim(), temperature };
   store.setSetting("options", chat.options);
-  chat.save();
   attempt("Not kept on the server", () => chat.describe());
   refresh();
   composer.focus();
 });
 
 addEventListener("keydown", (event) => {
-  if (event.isComposing || event.defaultPrevented || document.querySelector("dialog[open]")) return;
+  if (event.isComposing || event.keyCode === 229 || event.defaultPrevented || document.querySelector("dialog[open]")) return;
   const control = event.ctrlKey || event.metaKey;
   const typing = event.target.matches("input, textarea, select");
   if (event.key === "Escape" && !document.querySelector(":popover-open")) return stop();
@@ -397,6 +396,6 @@ else await start();
 async function start() {
   const id = store.current();
   const known = id ? { id, conversation: id.startsWith("conv_") ? id : null } : null;
-  await open(chat ?? known ?? (id === NEW ? null : (await store.list())[0]));
   grizz.connect();
+  await open(chat ?? known ?? (id === NEW ? null : (await store.list())[0]));
 }

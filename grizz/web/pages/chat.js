@@ -27,6 +27,8 @@ export class Chat {
   #sending = null; // {stopped} while a question is on its way
   #saveTimer = 0;
   #forgotten = false;
+  #stopped = false; // somebody wants no more of the answer that is being made
+  #told = 0; // how often the server was told of the name and the options
   #missed = false; // what the server has was read at a bad moment
 
   /**
@@ -43,6 +45,7 @@ export class Chat {
     this.name = saved?.name ?? ""; // as its owner calls it
     this.updated = saved?.updated ?? 0;
     this.options = saved?.options ?? {}; // {instructions, temperature}
+    this.undescribed = saved?.undescribed ?? false; // the server does not know the last name or options
     this.messages = saved?.messages ?? [];
     this.element = make("div", "chat");
     this.#draw();
@@ -59,6 +62,11 @@ export class Chat {
     return this.#stream !== null || this.#sending !== null;
   }
 
+  /** Told to stop, and not ended yet. */
+  get stopping() {
+    return this.#stopped && this.#stream !== null;
+  }
+
   get empty() {
     return this.messages.length === 0;
   }
@@ -71,7 +79,7 @@ export class Chat {
 
   /** Ask the last question again; the new answer takes the place of the old one. */
   retry() {
-    const question = this.messages.at(-2);
+    const question = this.messages.findLast(({ role }) => role === "user");
     if (question) this.resend(question, question.text);
   }
 
@@ -123,6 +131,7 @@ export class Chat {
   }
 
   stop() {
+    this.#stopped = true;
     if (this.#sending) this.#sending.stopped = true;
     this.#stream?.cancel();
   }
@@ -140,8 +149,10 @@ export class Chat {
   /** Forget it here and on the server. */
   async remove() {
     this.forget();
-    await store.remove(this.id);
+    let failed = null;
+    await store.remove(this.id).catch((error) => (failed = error)); // the server's goes all the same
     if (this.conversation) await this.#talks.remove(this.conversation).catch(ignoreUnknown);
+    if (failed) throw failed;
   }
 
   /** Name it, or with "" call it by its first words again. */
@@ -154,15 +165,22 @@ export class Chat {
 
   /** Tell the server what is not in the messages, so that it is there on another device. */
   async describe() {
-    if (this.conversation) await this.#talks.describe(this.conversation, this.#metadata()).catch(ignoreUnknown);
+    const told = ++this.#told;
+    this.undescribed = true;
+    this.save();
+    if (!this.conversation) return;
+    await this.#talks.describe(this.conversation, this.#metadata()).catch(ignoreUnknown);
+    if (told !== this.#told) return;
+    this.undescribed = false;
+    this.save();
   }
 
   save() {
     clearTimeout(this.#saveTimer);
     this.#saveTimer = 0;
     if (this.empty || this.#forgotten) return;
-    const { id, conversation, name, title, updated, options, messages } = this;
-    store.save(structuredClone({ id, conversation, name, title, updated, options, messages }));
+    const { id, conversation, name, title, updated, options, undescribed, messages } = this;
+    store.save(structuredClone({ id, conversation, name, title, updated, options, undescribed, messages }));
   }
 
   /** Show what the server has of it: turns made elsewhere, and the answer that runs, if one does. */
@@ -174,11 +192,16 @@ export class Chat {
   adopt(saved) {
     const last = saved.messages.at(-1);
     if (this.running || (last?.status === "queued" && !last.id)) return;
-    if (signature(saved.messages) === signature(this.messages) && saved.name === this.name) return;
+    const { conversation, name, options, undescribed = false } = saved;
+    const described = name === this.name && JSON.stringify(options) === JSON.stringify(this.options);
+    if (signature(saved.messages) === signature(this.messages) && described) {
+      this.undescribed = undescribed;
+      return;
+    }
     const mine = this.messages.at(-1);
     const lags = last?.id && mine?.id === last.id && isRunning(last.status) && !isRunning(mine.status);
     if (lags) return this.save(); // it was served later than this page
-    Object.assign(this, { conversation: saved.conversation, name: saved.name, options: saved.options });
+    Object.assign(this, { conversation, name, options, undescribed });
     this.messages = saved.messages.map((one, at) => {
       const own = this.messages[at]; // what is the same stays as it is shown, with an editor that is open in it
       return own && signature([own]) === signature([one]) ? Object.assign(own, one) : one;
@@ -225,6 +248,7 @@ export class Chat {
   /** Send the last question, once there is a conversation to send it in. */
   async #send(again = true) {
     const sending = (this.#sending = { stopped: false });
+    this.#stopped = false;
     this.#answer.setLive(this.#client.live);
     this.#hooks.changed(this);
     let failed = null;
@@ -234,9 +258,19 @@ export class Chat {
       failed = { kind: "refused", error };
     }
     this.#sending = null;
+    if (this.#forgotten) return this.#removeLate();
     if (sending.stopped) failed = { kind: "cancelled" };
     if (failed) return this.#ended(failed, again);
     this.#follow((handlers) => this.#client.create(this.#body(), handlers), again);
+  }
+
+  /** It was deleted while its conversation was being made. */
+  async #removeLate() {
+    try {
+      if (this.conversation) await this.#talks.remove(this.conversation).catch(ignoreUnknown);
+    } catch (error) {
+      this.#hooks.announce(this, `Not deleted on the server. ${error.message}`, true);
+    }
   }
 
   /** The conversation on the server, with what was said so far; waits for the connection. */
@@ -295,15 +329,18 @@ export class Chat {
 
   async #ended(outcome, again) {
     this.#stream = null;
+    if (this.#forgotten) return;
     if (outcome.error?.code === "conversation_not_found" && again) {
       this.#begun(null); // the server forgot it, this page did not
       return this.#send(false);
     }
     if (outcome.kind === "unknown") {
       const found = await this.#lookForLast();
+      this.#stopped &&= this.#stream !== null || found === false;
       if (found) return;
-      if (found === false) outcome = { kind: "absent" };
+      if (found === false) outcome = { kind: this.#stopped ? "cancelled" : "absent" };
     }
+    this.#stopped = false;
     const answer = this.#answer;
     answer.finish(outcome);
     const { id, status, items } = answer.record;
@@ -312,6 +349,7 @@ export class Chat {
     // Undefined: it may be there, so it is looked for before it is asked again.
     const kept = outcome.kind === "done" ? said : outcome.kind === "unknown" || id ? undefined : false;
     answer.record.kept = this.messages.at(-2).kept = kept;
+    if (!said) answer.record.items = undefined;
     this.updated = Date.now();
     this.save();
     this.#hooks.changed(this);
@@ -321,7 +359,7 @@ export class Chat {
 
   /** The connection dropped before the server confirmed a question: is it there? null: nobody could say. */
   async #lookForLast() {
-    const sending = (this.#sending = { stopped: false });
+    const sending = (this.#sending = { stopped: false, unwanted: this.#stopped });
     const record = this.messages.at(-1);
     this.#hooks.changed(this);
     const waits = () => !this.#client.live && !["refused", "asleep"].includes(this.#client.state.name);
@@ -338,6 +376,7 @@ export class Chat {
     let items;
     let known;
     let asked;
+    const told = this.#told;
     try {
       // In this order: a turn that ended in between is missing from the items, and their number tells.
       items = await this.#talks.items(this.conversation);
@@ -350,16 +389,17 @@ export class Chat {
       return error.status === 404;
     }
     this.#missed = busy();
-    if (this.#missed) return false;
+    if (this.#missed || this.#forgotten) return false;
     const before = signature(this.messages);
-    this.#describedAs(known.metadata);
+    if (this.undescribed) this.describe().catch(() => {}); // the next look tries again
+    else if (told === this.#told) this.#describedAs(known.metadata);
     this.messages = merge(this.messages, toMessages(items));
     if (asked) this.#join(known.running, toMessages(asked));
     if (before === signature(this.messages)) return true;
     this.#sending = null;
     this.#draw();
     if (!sending || this.messages.at(-1)?.id) this.#resume(); // else who looks has the last word on it
-    if (sending?.stopped) this.stop();
+    if (sending?.stopped || sending?.unwanted) this.stop();
     this.save();
     this.#hooks.changed(this);
     return true;
@@ -402,8 +442,8 @@ export class Chat {
     const all = merge(this.messages, toMessages(items));
     const at = all.indexOf(record);
     if (at < 0) throw new Error("This chat was changed elsewhere. Open it again.");
-    const last = all.slice(0, at + 1).findLast((message) => message.items?.length);
-    return last ? items.slice(0, items.findIndex((item) => item.id === last.items.at(-1)) + 1) : [];
+    const ids = new Set(all.slice(0, at + 1).flatMap((message) => message.items ?? []));
+    return items.slice(0, items.findLastIndex((item) => ids.has(item.id)) + 1);
   }
 
   #metadata() {
@@ -415,10 +455,12 @@ export class Chat {
     return metadata;
   }
 
-  #describedAs({ title = "", instructions, temperature }) {
+  #describedAs({ title = "", instructions = "", temperature }) {
     this.name = title;
-    if (instructions) this.options.instructions = instructions;
-    if (temperature) this.options.temperature = Number(temperature);
+    const own = this.options.instructions ?? "";
+    const tooLong = own.length > METADATA_CHARS; // for the server, which has none then
+    const said = instructions || !tooLong ? instructions : own;
+    this.options = { instructions: said, temperature: temperature ? Number(temperature) : null };
   }
 
   #saveSoon() {

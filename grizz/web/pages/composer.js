@@ -19,7 +19,10 @@ export class Composer {
     grow(field);
     field.addEventListener("input", () => this.#changed());
     field.addEventListener("keydown", (event) => this.#key(event));
-    field.addEventListener("paste", (event) => this.#take(event, event.clipboardData));
+    field.addEventListener("paste", (event) => {
+      // Office programs put a picture of the text beside it.
+      if (!event.clipboardData.types.includes("text/plain")) this.#take(event, event.clipboardData);
+    });
     $("form").addEventListener("submit", (event) => {
       event.preventDefault();
       if (!this.empty) hooks.send(field.value.trim(), [...this.#images]);

@@ -29,17 +29,37 @@ function plain({ title, conversation, updated, options, messages }) {
   };
 }
 
+const longest = (text, pattern) => Math.max(0, ...(text.match(pattern) ?? []).map((run) => run.length));
+
+/** In a fence that is longer than all in it. */
+function fenced(text) {
+  const fence = "`".repeat(Math.max(3, longest(text, /`+/g) + 1));
+  return `${fence}\n${text}\n${fence}`;
+}
+
+/** With the end of a block of code that was cut off, so that it does not swallow what follows. */
+function closed(text) {
+  let open = null;
+  for (const line of text.split("\n")) {
+    const [, fence, rest] = /^[ >]*(`{3,}|~{3,})(.*)/.exec(line) ?? [];
+    if (!fence) continue;
+    if (!open) open = fence;
+    else if (fence[0] === open[0] && fence.length >= open.length && !rest.trim()) open = null;
+  }
+  return open ? `${text}\n${open}` : text;
+}
+
 function asMarkdown({ title, instructions, messages }) {
   const parts = [`# ${title}`];
   if (instructions) parts.push(`> ${instructions.replaceAll("\n", "\n> ")}`);
   for (const { role, text, images, thoughts, refusal, calls, problem } of messages) {
     parts.push(role === "user" ? "## You" : "## Assistant");
-    if (thoughts) parts.push(`<details><summary>Reasoning</summary>\n\n${thoughts}\n\n</details>`);
-    if (text) parts.push(text);
+    if (thoughts) parts.push(`<details><summary>Reasoning</summary>\n\n${closed(thoughts)}\n\n</details>`);
+    if (text) parts.push(closed(text));
     if (refusal) parts.push(`*${refusal}*`);
     for (const { name, arguments: told, output } of calls ?? []) {
-      parts.push(`Tool call \`${name}\`:\n\n\`\`\`\n${told}\n\`\`\``);
-      if (output) parts.push(`Result:\n\n\`\`\`\n${output}\n\`\`\``);
+      parts.push(`Tool call \`${name}\`:\n\n${fenced(told)}`);
+      if (output) parts.push(`Result:\n\n${fenced(output)}`);
     }
     images?.forEach((url, index) => parts.push(`![Image ${index + 1}](${url})`));
     if (problem) parts.push(`*${problem.text}*`);

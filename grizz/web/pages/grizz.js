@@ -23,6 +23,7 @@ const BACKOFF_CAP_MS = 15_000;
 const DIAL_MS = 10_000; // for a handshake or a request
 const QUIET_MS = 20_000; // without a frame that is waited for: ask for one,
 const ALIVE_MS = 8_000; // which has to come in this
+const LARGE = 65_536; // characters of a frame from which on the silence before it says nothing
 const NAP_MS = 90_000; // our timers paused: the machine slept
 const TICK_MS = 5_000;
 const BUFFER = 256; // events that a loop may be behind
@@ -129,6 +130,7 @@ export class Grizz extends EventTarget {
   #socket;
   #openedAt;
   #lastFrame;
+  #unsent = 0;
   #probedAt;
   #streams = new Set();
   #lanes = new Map(); // lane name → Stream, or null for a name not to be used again
@@ -434,6 +436,9 @@ export class Grizz extends EventTarget {
     const slept = now - this.#lastTick > NAP_MS;
     this.#lastTick = now;
     if (!this.live) return;
+    const unsent = this.#socket.bufferedAmount; // what changes is on its way: a large message takes its time
+    if (unsent !== this.#unsent) this.#lastFrame = now;
+    this.#unsent = unsent;
     const asked = this.#probedAt >= this.#lastFrame;
     if (slept || (asked && now - this.#probedAt > ALIVE_MS)) return this.#replace();
     const waits = [...this.#streams].some((stream) => stream.lane);
@@ -446,7 +451,9 @@ export class Grizz extends EventTarget {
 
   #send(event) {
     if (this.#socket?.readyState !== 1) return false;
-    this.#socket.send(JSON.stringify(event));
+    const frame = JSON.stringify(event);
+    if (frame.length > LARGE) this.#lastFrame = Date.now();
+    this.#socket.send(frame);
     return true;
   }
 

@@ -68,8 +68,8 @@ const FAMILIES = [
     names: "json jsonc json5 jsonl yaml yml toml ini conf properties env",
     types: "true false null yes no on off",
     comment: /(?<!\S)(?:[#;]|\/\/).*/,
-    keyword: /^\s*\[[\w. "-]+\]+\s*$/,
-    function: /"(?:\\.|[^"\\\n])*"(?=\s*:)|(?<=^[ \t]*(?:- +)?)[\w./-]+(?=[ \t]*(?:=|:(?:\s|$)))/,
+    keyword: /^[ \t]{0,200}\[[\w. "-]+\]+[ \t]{0,9}$/,
+    function: /"(?:\\.|[^"\\\n])*"(?=\s*:)|(?=[\w./-])(?<=^[ \t]{0,200}(?:- {1,9})?)[\w./-]+(?=[ \t]{0,9}(?:=|:(?:\s|$)))/,
     string: QUOTED,
     number: NUMBER,
   },
@@ -77,8 +77,8 @@ const FAMILIES = [
     names: "html xml svg vue svelte",
     comment: /<!--[^]*?(?:-->|$(?![^]))/,
     keyword: /<[/!?]?[\w:-]+|[/?]?>/,
-    string: /(?<==\s*)(?:"[^"]*"?|'[^']*'?)/,
-    function: /[\w:@.-]+(?==["'])/,
+    string: /(?=["'])(?<==\s{0,9})(?:"[^"]*"?|'[^']*'?)/,
+    function: /(?<![\w:@.-])[\w:@.-]+(?==["'])/,
     number: /&#?\w+;/,
   },
   {
@@ -97,8 +97,8 @@ const FAMILIES = [
     keyword: /^#{1,6} .*/,
     string: /`[^`\n]+`/,
     type: /\*\*[^*\n]+\*\*/,
-    function: /\[[^\]\n]*\]\([^)\n]*\)/,
-    number: /^\s*(?:[-*+]|\d+\.)(?= )/,
+    function: /\[[^\]\n]{0,200}\]\([^)\n]{0,500}\)/,
+    number: /^[ \t]{0,200}(?:[-*+]|\d+\.)(?= )/,
   },
 ];
 

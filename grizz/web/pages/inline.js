@@ -5,8 +5,8 @@ const ESCAPE = /\\([!-/:-@[-`{-~])/y;
 const ENTITY = /&(?:#(\d{1,7})|#[xX]([\da-fA-F]{1,6})|([a-zA-Z]{2,8}));/y;
 const TICKS = /`+/y;
 const MARKS = /\*+|_+|~+/y;
-// What follows the text of a link. All lengths are bounded, so that no text can make these slow.
-const TARGET = /\(\s{0,9}(?:<([^<>\n]{0,2000})>|((?!<)(?:\\[!-/:-@[-`{-~]|[^\s()]|\((?:\\[()]|[^\s()]){0,200}\)){0,2000}))(?:[ \t\n]{1,9}("(?:\\.|[^"\\]){0,500}"|'(?:\\.|[^'\\]){0,500}'|\((?:\\.|[^()\\]){0,500}\)))?\s{0,9}\)/y;
+// What follows the text of a link. All lengths are bounded and no text has two readings, so that none can make these slow.
+const TARGET = /\(\s{0,9}(?:<([^<>\n]{0,2000})>|((?!<)(?:\\[!-/:-@[-`{-~]|\\(?![!-/:-@[-`{-~])|[^\s()\\]|\((?:\\[()]|\\(?![()])|[^\s()\\]){0,200}\)){0,2000}))(?:[ \t\n]{1,9}("(?:\\.|[^"\\]){0,500}"|'(?:\\.|[^'\\]){0,500}'|\((?:\\.|[^()\\]){0,500}\)))?\s{0,9}\)/y;
 const HALF_TARGET = /(?:\([^)\n]{0,2000})?$/y;
 const ANGLE = /<((?:https?:\/\/|mailto:)[^\s<>]+)>|<([\w.!#$%&'*+/=?^`{|}~-]{1,64}@[\w-]{1,63}(?:\.[\w-]{1,63}){1,8})>/iy;
 const BREAK = /<br\s{0,9}\/?>/iy;
@@ -123,13 +123,12 @@ export const unescape = (text) =>
 
 /** A bare address ends before punctuation, and before a bracket that it did not open. */
 function bare(text) {
-  let address = text;
+  let end = text.length;
+  let unopened = text.split(")").length - text.split("(").length;
   for (;;) {
-    const shorter = address.replace(/(?:[.,;:!?'_~}|]|&\w{2,8};)$/, "");
-    const opened = shorter.split("(").length;
-    if (shorter === address && address.endsWith(")") && address.split(")").length > opened) address = address.slice(0, -1);
-    else if (shorter === address) return address;
-    else address = shorter;
+    const tail = /&\w{2,8};$|[.,;:!?'_~}|]$|\)$/.exec(text.slice(Math.max(0, end - 10), end))?.[0];
+    if (!tail || (tail === ")" && unopened-- <= 0)) return text.slice(0, end);
+    end -= tail.length;
   }
 }
 

@@ -100,7 +100,7 @@ export function merge(mine, theirs) {
     merged.push(...rest);
   };
   for (const one of theirs) {
-    const found = mine.findIndex((own, index) => index >= next && same(own, one));
+    const found = find(mine, next, one);
     if (found < 0) {
       merged.push(one);
       continue;
@@ -113,8 +113,17 @@ export function merge(mine, theirs) {
   return merged;
 }
 
-function same(own, one) {
-  if (own.role !== one.role) return false;
-  if (own.items?.some((id) => one.items.includes(id))) return true;
-  return !own.items?.length && own.text.trim() === one.text.trim();
+/**
+ * Where in `mine`, from `next` on, a message of the server is, or -1: by its items, else by its words, and then what
+ * the server is known not to have comes last, since the same may have been asked again.
+ */
+function find(mine, next, one) {
+  const first = (is) => mine.findIndex((own, index) => index >= next && own.role === one.role && is(own));
+  const says = (own) => !own.items?.length && own.text.trim() === one.text.trim();
+  const tries = [(own) => own.items?.some((id) => one.items.includes(id)), (own) => own.kept !== false && says(own), says];
+  for (const is of tries) {
+    const found = first(is);
+    if (found >= 0) return found;
+  }
+  return -1;
 }

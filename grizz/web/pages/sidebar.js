@@ -28,6 +28,7 @@ export class Sidebar {
       this.#draw();
     });
     $("search").addEventListener("keydown", (event) => {
+      if (event.key === "Escape" && $("search").value) event.stopPropagation(); // it clears the field and stops no answer
       if (event.key === "ArrowDown") $("chat-list").querySelector("button")?.focus();
     });
     $("more-chats").addEventListener("click", () => this.#ask(this.#last));
@@ -183,10 +184,9 @@ export class Sidebar {
       if (keep && name !== entry.title) this.#hooks.rename(entry, name);
     };
     field.addEventListener("keydown", (event) => {
-      if (event.isComposing) return;
-      if (event.key === "Enter") leave(true);
-      if (event.key !== "Escape") return;
-      event.preventDefault();
+      if (event.isComposing || event.keyCode === 229 || !["Enter", "Escape"].includes(event.key)) return;
+      event.preventDefault(); // else Enter would also press what has the focus next
+      if (event.key === "Enter") return leave(true);
       event.stopPropagation(); // it stops no answer
       leave(false);
     });

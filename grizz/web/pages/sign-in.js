@@ -84,8 +84,7 @@ async function leave() {
   // First of all, since other tabs load anew when all is cleared.
   const answer = await fetch("/v1/session", { method: "DELETE" }).catch(() => null);
   if (!answer?.ok) return told("Not signed out: no answer");
-  await clear();
-  location.reload();
+  await clear().finally(() => location.reload());
 }
 
 /** Make a session of a key; what is wrong, in words, or "". */

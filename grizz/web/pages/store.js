@@ -9,10 +9,20 @@
 const MAX_CHATS = 200;
 const CURRENT = "grizz:current";
 
-const channel = new BroadcastChannel("grizz");
+const OPEN_MS = 3000; // some browsers never answer
+
+const channel = wire(); // to other tabs
 const memory = new Map(); // in place of the database, where there is none
 let opened = null;
 let cleared = false; // this page is about to be loaded anew, for somebody else
+
+function wire() {
+  try {
+    return new BroadcastChannel("grizz");
+  } catch {
+    return null; // as for all that is kept, where storage is denied
+  }
+}
 
 function database() {
   opened ??= new Promise((resolve) => {
@@ -22,8 +32,16 @@ function database() {
         asked.result.createObjectStore("chats", { keyPath: "id" });
         asked.result.createObjectStore("entries", { keyPath: "id" });
       };
-      asked.onsuccess = () => resolve(asked.result);
+      asked.onsuccess = () => {
+        const db = asked.result;
+        db.onclose = db.onversionchange = () => {
+          db.close();
+          opened = null;
+        };
+        resolve(db);
+      };
       asked.onerror = () => resolve(null);
+      setTimeout(() => resolve(null), OPEN_MS);
     } catch {
       resolve(null);
     }
@@ -35,9 +53,20 @@ function database() {
  * Do `work(chats, entries)` in one transaction; the result of the request that it returns, or null without a database.
  * In the order of the calls.
  */
-async function transact(mode, work) {
+async function transact(mode, work, again = true) {
   const db = await database();
   if (!db) return null;
+  try {
+    return await within(db, mode, work);
+  } catch (error) {
+    // Browsers close a database that lies idle, or whose page was in the background.
+    if (!again || !["InvalidStateError", "UnknownError"].includes(error?.name)) throw error;
+    opened = null;
+    return transact(mode, work, false);
+  }
+}
+
+function within(db, mode, work) {
   return new Promise((resolve, reject) => {
     const all = db.transaction(["chats", "entries"], mode);
     const asked = work(all.objectStore("chats"), all.objectStore("entries"));
@@ -51,12 +80,12 @@ const latestFirst = (entries) => entries.sort((a, b) => b.updated - a.updated);
 
 /** Entries, latest first. */
 export async function list() {
-  const found = await transact("readonly", (_, entries) => entries.getAll());
+  const found = await transact("readonly", (_, entries) => entries.getAll()).catch(() => null);
   return latestFirst(found ?? [...memory.values()].map(entryOf));
 }
 
 export async function load(id) {
-  return (await transact("readonly", (chats) => chats.get(id))) ?? memory.get(id) ?? null;
+  return (await transact("readonly", (chats) => chats.get(id)).catch(() => null)) ?? memory.get(id) ?? null;
 }
 
 /** Keep a chat; the oldest gives way. Other tabs are told. */
@@ -70,7 +99,7 @@ export async function save(chat) {
   const kept = await transact("readwrite", put).catch(full).catch(() => null);
   if (kept === null) memory.set(chat.id, structuredClone(chat));
   else await shrink(MAX_CHATS);
-  channel.postMessage({ kind: "saved", id: chat.id });
+  channel?.postMessage({ kind: "saved", id: chat.id });
 }
 
 async function shrink(most) {
@@ -89,14 +118,14 @@ const erase = (gone) =>
 export async function remove(id) {
   memory.delete(id);
   await erase([{ id }]);
-  channel.postMessage({ kind: "removed", id });
+  channel?.postMessage({ kind: "removed", id });
 }
 
 /** Another tab removed a chat: this one may have saved it once more before it heard of that. */
 export async function removedElsewhere(id) {
   memory.delete(id);
   await erase([{ id }]);
-  channel.postMessage({ kind: "gone", id });
+  channel?.postMessage({ kind: "gone", id });
 }
 
 /** Forget what this tab keeps of this user, and keep nothing more until it is loaded anew. */
@@ -110,16 +139,24 @@ export function clearTab() {
 export async function clear() {
   clearTab();
   memory.clear();
-  await transact("readwrite", (chats, entries) => {
+  const empty = (chats, entries) => {
     chats.clear();
     entries.clear();
-  });
-  channel.postMessage({ kind: "removed", id: null });
+  };
+  await transact("readwrite", empty).catch(destroy);
+  channel?.postMessage({ kind: "removed", id: null });
 }
+
+const destroy = () =>
+  new Promise((resolve, reject) => {
+    const asked = indexedDB.deleteDatabase("grizz");
+    asked.onsuccess = resolve;
+    asked.onerror = () => reject(asked.error);
+  });
 
 /** Another tab changed a chat: `listener({kind: "saved" | "removed" | "gone", id})`; id null: all of them. */
 export function onChanged(listener) {
-  channel.onmessage = ({ data }) => listener(data);
+  if (channel) channel.onmessage = ({ data }) => listener(data);
 }
 
 // Small settings: even looking at a denied storage throws.

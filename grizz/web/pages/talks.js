@@ -1,7 +1,8 @@
 /** The conversations that the server keeps for this user. All of it may throw what `Grizz.request` throws. */
 
 const AT_ONCE = 20; // items in one request, the API's bound
-const PAGE = 100;
+const PAGE = 50;
+const LONG_MS = 60_000; // for what may hold images
 
 export class Talks {
   #client;
@@ -25,9 +26,15 @@ export class Talks {
   /** A new conversation that begins with these items; its id. */
   async create(items, metadata) {
     const first = items.slice(0, AT_ONCE);
-    const { id } = await this.#client.request("POST", "/v1/conversations", { items: first, metadata });
-    for (let i = AT_ONCE; i < items.length; i += AT_ONCE) {
-      await this.#client.request("POST", `/v1/conversations/${id}/items`, { items: items.slice(i, i + AT_ONCE) });
+    const { id } = await this.#client.request("POST", "/v1/conversations", { items: first, metadata }, LONG_MS);
+    try {
+      for (let i = AT_ONCE; i < items.length; i += AT_ONCE) {
+        const more = { items: items.slice(i, i + AT_ONCE) };
+        await this.#client.request("POST", `/v1/conversations/${id}/items`, more, LONG_MS);
+      }
+    } catch (error) {
+      this.remove(id).catch(() => {}); // the half is of no use, and goes in time if it stays
+      throw error;
     }
     return id;
   }
@@ -63,7 +70,7 @@ export class Talks {
     const items = [];
     for (let more = true; more; ) {
       const wanted = new URLSearchParams({ limit: PAGE, order: "asc", ...(items.length && { after: items.at(-1).id }) });
-      const page = await this.#client.request("GET", `${path}?${wanted}`);
+      const page = await this.#client.request("GET", `${path}?${wanted}`, undefined, LONG_MS);
       items.push(...page.data);
       more = page.has_more && page.data.length > 0;
     }
