@@ -98,3 +98,22 @@ async def test_a_long_answer_that_streams_in_makes_no_long_task(page: Page) -> N
 async def test_a_long_answer_that_is_drawn_at_once_makes_no_long_task(page: Page) -> None:
     parts = [MIXED, PARTS["table"][:5000], PARTS["list"][:5000], PARTS["paragraph"][:20_000], PARTS["code"], END]
     assert await long_tasks(page, AT_ONCE, "\n\n".join(parts)) == []
+
+
+HOSTILE = {
+    "escapes in a link without an end": "[x](https://example.com/" + "a\\_b" * 300,
+    "escapes in brackets": "[x](" + "(\\)" * 300,
+    "brackets after an address": "http://x" + ")" * 3900,
+    "links in each other": "[" * 2000 + "](" * 900,
+}
+
+
+@pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)
+async def test_no_line_makes_a_long_task_while_it_grows(page: Page, text: str) -> None:
+    assert await long_tasks(page, STREAMED, f"{text}\n\n{END}") == []
+
+
+@pytest.mark.parametrize("lang", ["json", "yaml", "html", "markdown"])
+async def test_no_code_makes_a_long_task_when_it_gets_its_colours(page: Page, lang: str) -> None:
+    code = "\n".join((" " * 20_000, "a" * 20_000, "[" * 20_000, "=" * 20_000, *[""] * 20_000))
+    assert await long_tasks(page, AT_ONCE, f"```{lang}\n{code}\n```\n\n{END}") == []
