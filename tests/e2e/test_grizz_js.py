@@ -234,6 +234,11 @@ async def test_an_api_key_opens_socket_and_http(run: Run, anonymous: bool) -> No
         assert "key" in wrong["reason"]
 
 
+async def test_a_key_that_no_header_can_carry_is_refused_and_ends_no_process(grizz: Grizz, run: Run) -> None:
+    (said,) = await run("stranger", grizz.url, "key:two words")
+    assert (said["end"], said["code"], said["state"]) == ("refused", "connection_refused", "refused")
+
+
 async def test_close_ends_streams_and_lets_the_process_end(grizz: Grizz, start: Any) -> None:
     async with start("close", grizz.url) as script:
         assert await script.end(within_s=20) == [{"end": "closed", "state": "closed"}]

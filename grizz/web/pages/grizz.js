@@ -304,7 +304,12 @@ export class Grizz extends EventTarget {
     }
     const url = new URL("/v1/responses", base);
     url.protocol = url.protocol.replace("http", "ws");
-    const socket = (this.#socket = new WebSocket(url.href, protocols, { headers }));
+    let socket;
+    try {
+      socket = this.#socket = new WebSocket(url.href, protocols, { headers });
+    } catch (error) {
+      return this.#refuse(error.message); // an address that is none, a key with letters that no key has
+    }
     socket.onopen = () => this.#opened();
     socket.onmessage = (message) => this.#received(message.data);
     socket.onclose = (close) => this.#dropped(close.code, close.reason);
