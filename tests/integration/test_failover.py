@@ -203,7 +203,7 @@ async def test_with_one_healthy_upstream_no_job_fails_however_the_others_behave(
             async with asyncio.TaskGroup() as group:
                 for player in players:
                     group.create_task(talk(player))
-            assert first.requests > 10
-            assert second.requests > 10
+            assert first.requests > sick["breaker_failures"], "asked again after its rest"
+            assert second.requests > sick["breaker_failures"], "asked again after its rest"
             assert await grizz.metric("grizz_breaker_transitions_total", upstream="a", to="half_open") > 0
             assert await grizz.metric("grizz_unhandled_errors_total", where="worker") == 0
