@@ -11,7 +11,7 @@ import signal
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
-from grizz import __version__
+from grizz import __version__, systemd
 from grizz.behind import Behind
 from grizz.config import Settings, change
 from grizz.config.place import kept_in
@@ -88,8 +88,10 @@ async def _run(settings: Settings, read_again: Callable[[], Settings], started: 
     log.info("ready", extra={"url": url, "version": __version__, "model": app.model_name, "pid": os.getpid()})
     stopping = _on_signals()
     app.reload_on_signal(read_again)
+    app.tell_systemd(f"Serves {url}")
     started()
     await stopping.wait()
+    systemd.tell("STOPPING=1", "STATUS=Drains: running answers finish, then clients are sent away")
     await app.drain()
     await app.stop()
     log.info("stopped")
@@ -180,6 +182,12 @@ class App:
         )
         self.model_name = model
         return await self.server.start(model)
+
+    def tell_systemd(self, status: str) -> None:
+        """That it serves, and from now on that its loop is alive."""
+        systemd.tell("READY=1", f"STATUS={status}")
+        if every_s := systemd.beat_every_s():
+            self._tasks.spawn(systemd.beat(every_s), name="tell systemd")
 
     def reload_on_signal(self, read_again: Callable[[], Settings]) -> None:
         """At each SIGHUP take over what may change without a restart."""

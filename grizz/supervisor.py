@@ -25,6 +25,7 @@ from functools import partial
 from typing import NoReturn
 
 import grizz.scaled  # noqa: F401  # before the fork, not after it in each process
+from grizz import systemd
 from grizz.app import serve
 from grizz.config import Settings, address_of, change
 from grizz.errors import ConfigError
@@ -47,6 +48,9 @@ def supervise(settings: Settings, read_again: Callable[[], Settings]) -> int:
     """
     with logs.unthreaded(settings.log.level, settings.log.format):
         server = settings.server
+        if systemd.has_sockets():
+            log.error("cannot start", extra={"err": "a socket of systemd goes to one process, not to server.processes"})
+            return 2
         try:
             held = _hold(server.host, server.port)
         except OSError as error:
@@ -104,6 +108,7 @@ class _Group:
         self._status = 0
         self._kill_at = float("inf")
         self._asked = 0  # how many signals have asked for an end
+        self._beat_every_s = systemd.beat_every_s()
         self._complete = False  # all have been ready at once
 
     def run(self) -> int:
@@ -148,6 +153,9 @@ class _Group:
     def _wait(self) -> None:
         """Until something happens, or is due."""
         due = [slot.since for slot in self._slots if not slot.pid and not self._asked]
+        if self._beat_every_s:  # that of the parent alone; a process that hangs is for its clients to notice
+            systemd.tell("WATCHDOG=1")
+            due.append(time.monotonic() + self._beat_every_s)
         within_s = min([*due, self._kill_at]) - time.monotonic()
         ready, _, _ = select.select(
             [self._signals[0], self._tidings[0]], [], [], max(0.0, within_s) if within_s < float("inf") else None
@@ -161,6 +169,7 @@ class _Group:
         self._reap()
         if not self._complete and all(slot.ready for slot in self._slots):
             self._complete = True
+            systemd.tell("READY=1", f"STATUS={len(self._slots)} processes serve port {self._port}")
             log.info("all processes are ready", extra={"processes": len(self._slots), "port": self._port})
         if time.monotonic() > self._kill_at:
             self._kill_at = float("inf")
@@ -192,6 +201,7 @@ class _Group:
         """All shall drain; asked again, they end at once."""
         self._asked += 1
         if self._asked == 1:
+            systemd.tell("STOPPING=1", "STATUS=Drains: running answers finish, then clients are sent away")
             server = self._settings.server
             self._kill_at = time.monotonic() + server.drain_delay_s + server.drain_timeout_s + _PATIENCE_S
             self._held.close()
@@ -249,6 +259,7 @@ class _Group:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
             logging.getLogger().handlers.clear()  # the parent's, which writes from the loop's thread
             self._held.close()
+            systemd.be_silent()
             for unused in (*self._signals, self._tidings[0], self._lifeline[1]):
                 os.close(unused)
             threading.Thread(target=_follow, args=(self._lifeline[0],), name="lifeline", daemon=True).start()

@@ -13,6 +13,7 @@ import socket
 import ssl
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 from aiohttp import web
 
@@ -77,13 +78,21 @@ class Gate:
         self._site: _Site | None = None
 
     async def listen(
-        self, runner: web.AppRunner, host: str, port: int, tls: ssl.SSLContext | None, *, reuse_port: bool = False
+        self,
+        runner: web.AppRunner,
+        host: str,
+        port: int,
+        tls: ssl.SSLContext | None,
+        *,
+        reuse_port: bool = False,
+        held: socket.socket | None = None,
     ) -> int:
         """Let clients in; returns the port.
 
         Args:
             runner: set up already; what serves the requests.
             reuse_port: others may listen there, too.
+            held: listens there already; it is taken over.
 
         Raises:
             OSError: the address cannot be bound.
@@ -91,9 +100,8 @@ class Gate:
         assert runner.server is not None
         self._server = runner.server
         self._watch(self._server)
-        self._site = _Site(
-            runner, self._enter, host, port, tls, min(self._patience_s, _HANDSHAKE_S), reuse_port=reuse_port
-        )
+        patience_s = min(self._patience_s, _HANDSHAKE_S)
+        self._site = _Site(runner, self._enter, host, port, tls, patience_s, reuse_port=reuse_port, held=held)
         await self._site.start()
         self._tasks.spawn(self._sweep(), name="watch for silent connections")
         return self._site.port
@@ -204,8 +212,10 @@ class _Site(web.BaseSite):
         handshake_s: float,
         *,
         reuse_port: bool,
+        held: socket.socket | None,
     ) -> None:
         super().__init__(runner, backlog=_BACKLOG, ssl_context=tls)
+        self._held = held
         self._reuse_port = reuse_port
         self._enter = enter
         self._host = host
@@ -225,15 +235,18 @@ class _Site(web.BaseSite):
             OSError: the address cannot be bound.
         """
         await super().start()
-        self._server = await asyncio.get_running_loop().create_server(
+        handshake_s = self._handshake_s if self._tls else None
+        create = partial(
+            asyncio.get_running_loop().create_server,
             self._enter,
-            self._host,
-            self._port,
             backlog=_BACKLOG,
-            reuse_port=self._reuse_port or None,
             ssl=self._tls,
-            ssl_handshake_timeout=self._handshake_s if self._tls else None,
+            ssl_handshake_timeout=handshake_s,
         )
+        if self._held is not None:
+            self._server = await create(sock=self._held)
+        else:
+            self._server = await create(self._host, self._port, reuse_port=self._reuse_port or None)
 
     @property
     def port(self) -> int:

@@ -8,7 +8,7 @@ from typing import Any
 
 from aiohttp import WSCloseCode, web
 
-from grizz import __version__
+from grizz import __version__, systemd
 from grizz.config import Settings, is_loopback
 from grizz.engine.engine import Engine
 from grizz.engine.models import Models
@@ -157,7 +157,7 @@ class Server:
 
         Raises:
             OSError: the address cannot be bound.
-            ConfigError: that of the metrics cannot.
+            ConfigError: that of the metrics cannot, or systemd has another socket than the settings say.
         """
         self._info["model"] = model
         await self._door.start(self._tasks)
@@ -167,7 +167,14 @@ class Server:
             health = {"/livez": self._livez, "/healthz": self._livez, "/readyz": self._readyz}
             self._scraping = ScrapeSite({**health, "/metrics": self._metrics_page})
             await self._scraping.start(server.metrics_listen)
-        port = await self._gate.listen(self._runner, server.host, server.port, self._tls, reuse_port=server.reuse_port)
+        port = await self._gate.listen(
+            self._runner,
+            server.host,
+            server.port,
+            self._tls,
+            reuse_port=server.reuse_port,
+            held=systemd.inherited(server.host, server.port),
+        )
         self._tasks.spawn(self._sockets.tend(), name="tend connections")
         self._tasks.spawn(self._sockets.tell_positions(), name="tell positions")
         self.set_ready(True)
