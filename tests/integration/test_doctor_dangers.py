@@ -1,0 +1,61 @@
+"""`doctor` and settings that start, and that an operator will be sorry for; and what its command line takes."""
+
+from __future__ import annotations
+
+import io
+import os
+from contextlib import redirect_stderr, redirect_stdout
+from unittest import mock
+
+import pytest
+
+from grizz.cli import main
+from grizz.core.api_keys import hash_of, new_key
+from tests.integration.test_doctor import SECRET, doctor
+
+HASH = hash_of(new_key())
+
+
+@pytest.mark.parametrize(
+    ("environ", "about", "state", "text"),
+    [
+        ({}, "proxies", "ok", "none is needed"),
+        ({"KEYS_ALICE_HASHES": HASH}, "proxies", "ok", "programs of this machine are believed"),
+        ({"SERVER_TRUSTED_PROXIES": "127.0.0.1"}, "proxies", "note", "127.0.0.1 are believed"),
+        (
+            {"SERVER_TRUSTED_PROXIES": "127.0.0.1", "SERVER_ALLOWED_HOSTS": "grizz.example.com"},
+            *("proxies", "ok", "127.0.0.1 are believed"),
+        ),
+        ({"SERVER_TRUSTED_PROXIES": "10.0.0.1,0.0.0.0/0"}, "proxies", "bad", "server.trusted_proxies names 0.0.0.0/0:"),
+        ({"SERVER_TRUSTED_PROXIES": "::/0"}, "proxies", "bad", "server.trusted_proxies names ::/0:"),
+        (
+            {"SERVER_HOST": "0.0.0.0", "KEYS_ALICE_HASHES": HASH},
+            *("proxies", "note", "no proxy is believed: behind one, all clients would share its address"),
+        ),
+        ({"WORKERS_CONCURRENCY": "0"}, "workers", "bad", "workers.concurrency = 0 without a Redis"),
+        ({"AUTH_JWT_SECRET": SECRET * 2}, "tokens", "note", "no auth.jwt_audience"),
+        ({"WORKERS_JOB_TIMEOUT_S": "30s"}, "times", "note", "an attempt is over after 30 s"),
+        ({"WORKERS_CONCURRENCY": "2000"}, "connections", "note", "2000 jobs at a time"),
+    ],
+)
+async def test_settings_that_an_operator_will_be_sorry_for_are_named(
+    environ: dict[str, str], about: str, state: str, text: str
+) -> None:
+    seen = await doctor("--offline", **{f"GRIZZ_{name}": value for name, value in environ.items()})
+    assert seen.found[about][0] == state, seen.output
+    assert seen.found[about][1].startswith(text)
+    assert state == "ok" or seen.found[about][2]
+
+
+async def test_the_key_of_the_doctor_is_no_mistake_in_the_environment_of_a_server() -> None:
+    with mock.patch.dict(os.environ, {"GRIZZ_DOCTOR_KEY": SECRET}), redirect_stdout(io.StringIO()) as output:
+        assert main(["--check-config"]) == 0
+    assert SECRET not in output.getvalue()
+
+
+@pytest.mark.parametrize("url", ["example.com", "ftp://example.com", "https://u:p@example.com", "https://x/?a=1"])
+def test_what_is_no_address_of_a_site_is_refused(url: str) -> None:
+    with pytest.raises(SystemExit, match="2"), redirect_stderr(io.StringIO()) as said:
+        main(["doctor", "--through", url])
+    assert "must be the address of a site" in said.getvalue()
+    assert "u:p" not in said.getvalue()
