@@ -14,10 +14,11 @@ from grizz.config.redis_url import parse_redis_url
 from grizz.config.settings import entry
 from grizz.config.sources import KEY_OF_THE_DOCTOR
 from grizz.doctor import dangers, machine
+from grizz.doctor.asking import Patient
 from grizz.doctor.findings import Finding, Report
 from grizz.doctor.redis import redis
 from grizz.doctor.through import through
-from grizz.doctor.upstream import Patient, examine
+from grizz.doctor.upstream import examine
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -95,10 +96,8 @@ def _patients(loaded: Loaded) -> Iterator[Patient]:
         return
     for name, one in sorted(settings.upstreams.items(), key=lambda item: item[1].priority):
         key_name = entry("upstreams", name)[f"upstreams.{name}.api_key"].env
-        url = one.base_url.rstrip("/")
-        yield Patient(
-            f"upstream {name}", f"[upstreams.{name}]", one, url, key_name, _model(one, settings.upstream.model)
-        )
+        url, model = one.base_url.rstrip("/"), _model(one, settings.upstream.model)
+        yield Patient(f"upstream {name}", f"[upstreams.{name}]", one, url, key_name, model, one.api)
 
 
 def _model(one: UpstreamSettings, default: str) -> str:

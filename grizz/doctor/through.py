@@ -23,6 +23,7 @@ _FRAME_S = 5.0
 _MOST_BODY = 1 << 20
 # More than nginx lets through unless it is told otherwise, and less than a photograph.
 _UPLOAD = 2 << 20
+_UPLOAD_S = 60.0
 # An address for documents (RFC 5737): nobody has it.
 _FORGED = "203.0.113.7"
 _PAGE = "docs/deploy.md has files for nginx, Caddy and HAProxy"
@@ -218,15 +219,16 @@ async def _websocket(visit: Visit, http: aiohttp.ClientSession) -> AsyncIterator
     origin = f"{parts.scheme}://{parts.netloc}"
     began = asyncio.get_running_loop().time()
     try:
-        async with http.ws_connect(
+        ws = await http.ws_connect(
             f"{visit.url}/v1/responses", protocols=("responses", "grizz"), origin=origin, headers=visit.headers
-        ) as ws:
-            await ws.send_json({"type": "doctor"})
-            message = await ws.receive(timeout=_FRAME_S)
-            protocol = ws.protocol
+        )
     except aiohttp.WSServerHandshakeError as error:
         yield _no_websocket(visit, error)
         return
+    try:
+        async with ws:
+            await ws.send_json({"type": "doctor"})
+            message = await ws.receive(timeout=_FRAME_S)
     except TimeoutError:
         yield Finding("websocket", "bad", "it opens, and no frame comes back", f"see the log of the proxy; {_UPGRADE}")
         return
@@ -234,7 +236,7 @@ async def _websocket(visit: Visit, http: aiohttp.ClientSession) -> AsyncIterator
     if message.type is not aiohttp.WSMsgType.TEXT:
         text = f"it opens, and is closed with {ws.close_code}"
         yield Finding("websocket", "bad", text, f"see the log of the proxy; {_UPGRADE}")
-    elif protocol is None:
+    elif ws.protocol is None:
         advice = "let the proxy pass Sec-WebSocket-Protocol on, both ways"
         yield Finding("websocket", "bad", "it opens, and the subprotocol is lost on the way", advice)
     else:
@@ -259,7 +261,8 @@ async def _upload(visit: Visit, http: aiohttp.ClientSession) -> AsyncIterator[Fi
         return
     size = f"{_UPLOAD >> 20} MiB"
     blank = io.BytesIO(b" " * _UPLOAD)
-    async with http.post(f"{visit.url}/v1/responses", data=blank, headers=visit.headers) as answer:
+    patience = aiohttp.ClientTimeout(total=_UPLOAD_S)
+    async with http.post(f"{visit.url}/v1/responses", data=blank, headers=visit.headers, timeout=patience) as answer:
         body = await _body(answer)
     if _code(body) == "invalid_json":
         yield Finding("uploads", "ok", f"{size} pass")

@@ -71,6 +71,25 @@ async def test_our_nginx_has_nothing_wrong_and_no_model_is_asked(tmp_path: Path)
     assert ALICE not in seen.output
 
 
+@pytest.mark.parametrize(
+    ("kind", "address"),
+    [
+        # It passes on nothing that a client claims; the other adds to it, and whom the doctor comes from is trusted.
+        ("caddy", ("ok", "127.0.0.1, and no other that is claimed")),
+        ("haproxy", ("note", "this machine itself, which may claim any address")),
+    ],
+)
+async def test_our_other_proxies_have_nothing_wrong_either(tmp_path: Path, kind: str, address: tuple[str, str]) -> None:
+    async with (
+        running_grizz(environ=ACCOUNTS, server__trusted_proxies=["127.0.0.1"]) as grizz,
+        front_of(next(one for one in KINDS if one.name == kind), [grizz], tmp_path) as front,
+    ):
+        seen = await look(tmp_path, front)
+    assert seen.status == 0, seen.output
+    assert seen.found.pop("address")[:2] == address
+    assert {state for state, _, _ in seen.found.values()} == {"ok"}, seen.output
+
+
 async def test_without_a_key_it_says_what_it_could_not_see_and_still_tries_a_websocket(tmp_path: Path) -> None:
     seen = await examined(tmp_path, key="")
     assert seen.status == 0, seen.output

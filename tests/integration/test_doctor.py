@@ -65,6 +65,7 @@ async def test_a_sound_installation_has_nothing_bad_and_ends_with_0() -> None:
     assert seen.upstream("models")[1] == "grizz-demo; grizz-demo answers when a request names none"
     assert seen.upstream("chat")[1].startswith("grizz-demo streams, the first word after ")
     assert seen.upstream("usage")[1] == "reported in the stream"
+    assert seen.upstream("tools")[:2] == ("ok", "it calls functions")
     assert seen.upstream("keep-alive")[1] == "connections are kept open"
     assert "tokens" in seen.upstream("cost")[1]
     assert SECRET not in seen.output
@@ -222,6 +223,34 @@ async def test_who_speaks_responses_alone_gets_the_line_to_set() -> None:
         "it speaks the Responses API, and no Chat Completions",
         'set [upstream] api = "responses"',
     )
+
+
+async def test_who_speaks_responses_alone_and_is_asked_so_is_sound_under_a_name_and_without_one() -> None:
+    seen = await examine({"/models": LIST, "/responses": ("stream", WHOLE)}, GRIZZ_UPSTREAM_API="responses")
+    assert seen.status == 0, seen.output
+    assert seen.upstream("chat")[:2] == ("ok", "not spoken, and not needed")
+    async with raw_upstream(Odd({"/models": LIST, "/responses": ("stream", WHOLE)}).behave, every=True) as (_, url):
+        seen = await doctor(
+            GRIZZ_UPSTREAMS_MAIN_BASE_URL=url, GRIZZ_UPSTREAMS_MAIN_API="responses", GRIZZ_UPSTREAMS_MAIN_MODELS="m"
+        )
+    assert seen.status == 0, seen.output
+    assert seen.found["upstream main: responses"][1] == 'spoken, and passed through (api = "responses")'
+
+
+async def test_a_server_that_refuses_functions_is_noted_with_what_such_servers_need() -> None:
+    odd = Odd({"/models": LIST, "/chat": ("stream", word("OK"))})
+    said = b'{"error":{"message":"auto tool choice requires a flag"}}'
+
+    async def behave(call: Call) -> None:
+        await (call.status("400 No", said) if b'"tools"' in call.body else odd.behave(call))
+
+    async with raw_upstream(behave, every=True) as (_, url):
+        seen = await doctor(OPENAI_BASE_URL=url, OPENAI_MODEL="m")
+    state, text, advice = seen.upstream("tools")
+    assert (state, text) == ("note", "functions are refused (400): auto tool choice requires a flag")
+    assert "--enable-auto-tool-choice" in advice
+    seen = await examine({"/models": LIST, "/chat": ("stream", word("OK"))})
+    assert seen.upstream("tools")[:2] == ("ok", "functions are taken, though it called none when asked to")
 
 
 async def test_who_speaks_both_may_be_passed_through() -> None:
