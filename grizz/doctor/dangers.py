@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from urllib.parse import urlsplit
+
+import aiohttp
 
 from grizz.config import Loaded, is_loopback
 from grizz.doctor.findings import Finding, State
+from grizz.errors import ConfigError
+from grizz.web.auth import Door
+from grizz.web.auth.key_sets import fetch
 
 _EVERYBODY_BITS = {4: 8, 6: 16}
 
@@ -59,9 +65,6 @@ def dangers(loaded: Loaded) -> Iterator[Finding]:
     if not settings.workers.concurrency and not settings.redis.url:
         text = "workers.concurrency = 0 without a Redis: nobody will answer"
         yield Finding("workers", "bad", text, "set workers.concurrency to 1 or more, or redis.url")
-    if (settings.auth.jwt_keys or settings.auth.jwt_secret) and not settings.auth.jwt_audience:
-        text = "no auth.jwt_audience: a token that was made for any other service opens this one, too"
-        yield Finding("tokens", "note", text, "set auth.jwt_audience to what your login system writes into aud")
     asked = settings.upstreams or {"": settings.upstream}
     longest_s = max(one.first_token_timeout_s for one in asked.values())
     if longest_s > settings.workers.job_timeout_s:
@@ -73,4 +76,40 @@ def dangers(loaded: Loaded) -> Iterator[Finding]:
         yield Finding("connections", "note", text, "raise upstream.max_connections, or lower workers.concurrency")
 
 
-CHECKS = (proxies, dangers)
+def tokens(loaded: Loaded) -> Iterator[Finding]:
+    """Those of a login system: can they be checked, and are they for us?"""
+    auth = loaded.settings.auth
+    if not auth.jwt_keys and not auth.jwt_secret:
+        return
+    lacking = [name for name in ("jwt_issuer", "jwt_audience") if auth.jwt_keys and not getattr(auth, name)]
+    try:
+        Door(loaded.settings)
+    except ConfigError as error:
+        yield Finding("tokens", "bad", str(error), "Grizz does not start with it; see docs/security.md")
+        return
+    if lacking:
+        text = f"no {' and no '.join(f'auth.{name}' for name in lacking)}: tokens that were made for others open this"
+        yield Finding("tokens", "note", text, "set both to what your login system writes into iss and aud")
+    else:
+        yield Finding("tokens", "ok", "they can be checked")
+
+
+async def signing_keys(loaded: Loaded) -> AsyncIterator[Finding]:
+    """Are the keys there that sign them?"""
+    url = loaded.settings.auth.jwt_keys
+    if not url.startswith(("http://", "https://")):
+        return
+    try:
+        count = len(await fetch(url))
+    except (aiohttp.ClientError, OSError, ValueError, TimeoutError) as error:
+        text = f"{url}: {str(error) or 'no answer in time'}"
+        yield Finding("signing keys", "bad", text, "set auth.jwt_keys to the jwks_uri of your login system")
+        return
+    if urlsplit(url).scheme == "http" and not is_loopback(urlsplit(url).hostname or ""):
+        text = "they come over plain http: anyone on the way can replace them"
+        yield Finding("signing keys", "bad", text, "set auth.jwt_keys to an https URL")
+    else:
+        yield Finding("signing keys", "ok", f"{count} at {url}")
+
+
+CHECKS = (proxies, tokens, dangers)

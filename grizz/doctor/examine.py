@@ -65,6 +65,8 @@ async def _through(url: str, key: str, report: Report) -> None:
 
 
 async def _elsewhere(loaded: Loaded, report: Report) -> None:
+    async for finding in dangers.signing_keys(loaded):
+        report.add(finding)
     async for finding in _upstreams(loaded):
         report.add(finding)
     if loaded.settings.redis.url:

@@ -11,6 +11,7 @@ import pytest
 
 from grizz.cli import main
 from grizz.core.api_keys import hash_of, new_key
+from tests.accounts import Signer, key_set, key_set_server
 from tests.integration.test_doctor import SECRET, doctor
 
 HASH = hash_of(new_key())
@@ -33,7 +34,21 @@ HASH = hash_of(new_key())
             *("proxies", "note", "no proxy is believed: behind one, all clients would share its address"),
         ),
         ({"WORKERS_CONCURRENCY": "0"}, "workers", "bad", "workers.concurrency = 0 without a Redis"),
-        ({"AUTH_JWT_SECRET": SECRET * 2}, "tokens", "note", "no auth.jwt_audience"),
+        ({"AUTH_JWT_SECRET": SECRET * 2}, "tokens", "ok", "they can be checked"),
+        (
+            {"AUTH_JWT_KEYS": "/nowhere/keys.json"},
+            "tokens",
+            "bad",
+            'auth.jwt_keys = "/nowhere/keys.json": No such file',
+        ),
+        (
+            {"AUTH_JWT_KEYS": "https://login.example.com/keys", "AUTH_JWT_AUDIENCE": "grizz"},
+            *("tokens", "note", "no auth.jwt_issuer: tokens that were made for others open this"),
+        ),
+        (
+            {f"{section}_MAX_BYTES": "1024GiB" for section in ("REPLIES", "HISTORY", "QUEUE")},
+            *("memory", "note", "3,145,828 MiB may be needed, and there are "),
+        ),
         ({"WORKERS_JOB_TIMEOUT_S": "30s"}, "times", "note", "an attempt is over after 30 s"),
         ({"WORKERS_CONCURRENCY": "2000"}, "connections", "note", "2000 jobs at a time"),
     ],
@@ -45,6 +60,19 @@ async def test_settings_that_an_operator_will_be_sorry_for_are_named(
     assert seen.found[about][0] == state, seen.output
     assert seen.found[about][1].startswith(text)
     assert state == "ok" or seen.found[about][2]
+
+
+async def test_signing_keys_behind_a_url_are_fetched() -> None:
+    async with key_set_server(key_set(Signer().jwk())) as server:
+        environ = {"GRIZZ_AUTH_JWT_KEYS": server.url, "GRIZZ_DEMO_ENABLED": "true"}
+        assert (await doctor(**environ)).found["signing keys"][:2] == ("ok", f"1 at {server.url}")
+        server.body = b"a page that says sign in"
+        state, text, advice = (await doctor(**environ)).found["signing keys"]
+        assert (state, text) == ("bad", f'{server.url}: not a JSON Web Key Set, {{"keys": [...]}}')
+        assert "jwks_uri" in advice
+        server.asked = 0
+        await doctor("--offline", **environ)
+        assert not server.asked
 
 
 async def test_the_key_of_the_doctor_is_no_mistake_in_the_environment_of_a_server() -> None:
