@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import ipaddress
+import os
+import shlex
+import stat
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -14,6 +18,8 @@ from grizz.errors import ConfigError
 from grizz.web.auth import Door
 from grizz.web.auth.key_sets import fetch
 
+# Where containers have their secrets: readable by all, and nobody else is there.
+_MOUNTED = "/run/secrets/"
 _EVERYBODY_BITS = {4: 8, 6: 16}
 
 
@@ -112,4 +118,25 @@ async def signing_keys(loaded: Loaded) -> AsyncIterator[Finding]:
         yield Finding("signing keys", "ok", f"{count} at {url}")
 
 
-CHECKS = (proxies, tokens, dangers)
+def secret_files(loaded: Loaded) -> Iterator[Finding]:
+    """May other users of this machine read them?"""
+    named = [source.removeprefix("environment ") for source in loaded.sources.values() if source.endswith("_FILE")]
+    server = loaded.settings.server
+    given = [os.environ.get(name, "") for name in named] + [server.tls_key_file or server.tls_cert_file]
+    files = [file for file in dict.fromkeys(given) if file and not file.startswith(_MOUNTED)]
+    open_ones = [file for file in files if _is_open(Path(file))]
+    if open_ones:
+        text = f"any user of this machine may read {', '.join(open_ones)}"
+        yield Finding("secrets", "note", text, f"chmod 600 {' '.join(map(shlex.quote, open_ones))}")
+    elif files:
+        yield Finding("secrets", "ok", f"no other user may read {', '.join(files)}")
+
+
+def _is_open(file: Path) -> bool:
+    try:
+        return bool(file.stat().st_mode & stat.S_IROTH)
+    except OSError:
+        return False  # that it cannot be read is told elsewhere
+
+
+CHECKS = (proxies, secret_files, tokens, dangers)

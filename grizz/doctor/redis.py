@@ -11,7 +11,7 @@ from typing import Any
 
 from redis.exceptions import AuthenticationError, NoPermissionError, RedisError
 
-from grizz.config import Settings
+from grizz.config import Settings, is_loopback
 from grizz.doctor.findings import Finding
 from grizz.scaled import target_of
 from grizz.transport.redis.connection import Command, Wire
@@ -37,6 +37,10 @@ async def redis(settings: Settings, now: Callable[[], float] = time.time) -> Asy
     target = target_of(settings)
     wire = target.wire()
     where = target.url.where
+    for host, _ in target.url.hosts[:1]:
+        if not target.url.tls and target.url.password and not is_loopback(host):
+            text = "the password, prompts and answers go over the network in the clear"
+            yield Finding("redis: TLS", "note", text, "use rediss:// (docs/scaling.md)")
     try:
         async with asyncio.timeout(_DEADLINE_S):
             await wire.open()

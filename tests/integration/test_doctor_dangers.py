@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
 from unittest import mock
 
 import pytest
@@ -60,6 +61,17 @@ async def test_settings_that_an_operator_will_be_sorry_for_are_named(
     assert seen.found[about][0] == state, seen.output
     assert seen.found[about][1].startswith(text)
     assert state == "ok" or seen.found[about][2]
+
+
+async def test_a_secret_in_a_file_that_others_may_read_is_noted(tmp_path: Path) -> None:
+    file = tmp_path / "key of ours"
+    file.write_text(SECRET)
+    for mode, state in ((0o644, "note"), (0o640, "ok")):
+        file.chmod(mode)
+        seen = await doctor("--offline", OPENAI_API_KEY_FILE=str(file))
+        assert seen.found["secrets"][0] == state
+        assert SECRET not in seen.output
+        assert seen.found["secrets"][2] == (f"chmod 600 '{file}'" if state == "note" else "")
 
 
 async def test_signing_keys_behind_a_url_are_fetched() -> None:

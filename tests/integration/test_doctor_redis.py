@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import socket
 import time
 from collections.abc import Callable
 
@@ -104,3 +105,12 @@ async def test_a_redis_that_is_not_there_is_bad() -> None:
     assert seen.found["redis: connection"][0] == "bad"
     assert "Connect call failed" in seen.found["redis: connection"][1]
     assert time.monotonic() - began < 30
+
+
+async def test_a_password_that_goes_in_the_clear_to_another_machine_is_noted() -> None:
+    place = dead_url().removeprefix("http://").removesuffix("/v1")
+    elsewhere = place.replace("127.0.0.1", socket.gethostname())
+    for url, noted in ((f"redis://:{SECRET}@{elsewhere}", True), (f"redis://:{SECRET}@{place}", False)):
+        seen = await doctor(GRIZZ_REDIS_URL=url)
+        assert ("redis: TLS" in seen.found) is noted
+        assert SECRET not in seen.output
