@@ -300,7 +300,6 @@ class Run:
             self._work.context,
             self._composer,
             response_id=self.delivery.job.id,
-            label=self._label,
             new_id=self._new_id,
             job_timeout_s=pool.rules.job_timeout_s,
             on_content=self._content_read,

@@ -163,6 +163,11 @@ class Connection:
     # What the server's own clock asks
 
     @property
+    def waiting_bytes(self) -> int:
+        """What waits for the client to take it."""
+        return self._writer.waiting_bytes
+
+    @property
     def busy(self) -> bool:
         """Does the client wait for anything?"""
         return any(lane.busy or lane.waiting for lane in self._lanes)
