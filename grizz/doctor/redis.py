@@ -128,7 +128,7 @@ def _when_full(info: dict[str, str]) -> Finding:
 
 async def _rights(wire: Wire, keys: Keys, newest: bool) -> Finding:
     """Each command that Grizz sends, by itself or in a script, on keys that are deleted at the end."""
-    ours = keys.dead.rpartition(":")[0]
+    ours = f"{{{keys.prefix}}}"
     probe = f"{ours}:doctor:{secrets.token_hex(4)}"
     refused, failed = [], []
     for command in _commands(probe, newest):
@@ -190,6 +190,7 @@ def _commands(probe: str, newest: bool) -> list[Command]:
         ("XCLAIM", stream, "g", "c", "0", "1-1"),
         ("XINFO", "CONSUMERS", stream, "g"),
         ("XRANGE", stream, "-", "+"),
+        ("XLEN", stream),
         ("XACK", stream, "g", "1-1"),
         ("XDEL", stream, "1-1"),
         ("XGROUP", "DELCONSUMER", stream, "g", "c"),
