@@ -26,6 +26,7 @@ _UPLOAD = 2 << 20
 _UPLOAD_S = 60.0
 # An address for documents (RFC 5737): nobody has it.
 _FORGED = "203.0.113.7"
+_START = "start it, or check the name, the port and the firewall"
 _PAGE = "docs/deploy.md has files for nginx, Caddy and HAProxy"
 _UPGRADE = "in nginx: proxy_http_version 1.1, and proxy_set_header for Upgrade and Connection; " + _PAGE
 _NOT_BELIEVED = "let the proxy pass Host on and set X-Forwarded-Proto, and name it in server.trusted_proxies; " + _PAGE
@@ -78,10 +79,10 @@ async def through(url: str, key: str) -> AsyncIterator[Finding]:
                 async for finding in look(visit, http):
                     yield finding
             except (aiohttp.ClientError, TimeoutError) as error:
-                name = look.__name__.strip("_")
-                yield Finding(
-                    name, "bad", f"no answer: {str(error) or 'in time'}", f"see the log of the proxy; {_PAGE}"
-                )
+                is_there = not isinstance(error, aiohttp.ClientConnectorError)
+                advice = f"see the log of the proxy; {_PAGE}" if is_there else _START
+                text = f"no answer: {str(error) or 'in time'}"
+                yield Finding(look.__name__.strip("_"), "bad", text, advice)
                 visit.is_over = visit.is_over or look is _ready
             if visit.is_over:
                 return
@@ -97,7 +98,7 @@ async def _certificate(visit: Visit, context: ssl.SSLContext) -> Finding:
         text = getattr(error, "verify_message", "") or str(error) or "no answer in time"
         advice = "give the proxy a certificate for this name with its whole chain; SSL_CERT_FILE names one of your own"
         if not isinstance(error, ssl.SSLError):
-            advice = "start the proxy, or check the name, the port and the firewall"
+            advice = _START
         return Finding("certificate", "bad", f"{visit.host} port {port}: {text}", advice)
     expires = ssl.cert_time_to_seconds(writer.get_extra_info("peercert")["notAfter"])
     writer.close()

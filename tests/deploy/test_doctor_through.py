@@ -204,4 +204,5 @@ async def test_without_a_proxy_there_is_nothing_to_change(grizz: Grizz) -> None:
 async def test_where_nobody_listens_it_says_so() -> None:
     seen = await doctor("--through", dead_url().removesuffix("/v1"))
     assert seen.status == 1
-    assert seen.found["ready"][0] == "bad"
+    assert list(seen.found) == ["ready"]
+    assert seen.found["ready"][2] == "start it, or check the name, the port and the firewall"

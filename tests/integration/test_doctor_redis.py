@@ -66,7 +66,8 @@ async def test_each_right_of_the_documents_is_one_that_the_doctor_misses(own_red
 
 
 def test_every_command_that_stands_in_the_code_is_tried() -> None:
-    code = "".join(path.read_text() for path in (ROOT / "grizz" / "transport" / "redis").glob("*.py"))
+    files = [*(ROOT / "grizz" / "transport" / "redis").glob("*.py"), *(ROOT / "grizz").glob("*.py")]
+    code = "".join(path.read_text() for path in files)
     sent = set(re.findall(r"\(\s*\"([A-Z]{3,})\"|redis\.call\('([A-Z]+)'|'(Z[A-Z]+)'", code))
     names = {next(filter(None, name)) for name in sent}
     assert len(names) > 30
