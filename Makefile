@@ -62,7 +62,7 @@ edges: $(RUN) ## measure the limits: idle and stalled clients, a stop, lag, memo
 cost: $(DEV) ## count what Grizz sends to Redis, beside other designs
 	@$(BIN)/python benchmarks/redis_cost.py $(ARGS)
 
-alerts: $(DEV) ## break it under load, and see which alert a real Prometheus raises (5 minutes)
+alerts: $(DEV) ## break it under load, and see which alert a real Prometheus raises (8 minutes)
 	@$(BIN)/python -m benchmarks.alerts $(ARGS)
 
 kills: $(DEV) ## kill processes a hundred times under load; nothing may be lost

@@ -1,6 +1,6 @@
 """Breaks real processes under load, and says which alert a real Prometheus raises, and how soon.
 
-    make alerts                       # all, some five minutes; the exit status is 1 when one is missing or wrong
+    make alerts                       # all, some eight minutes; the exit status is 1 when one is missing or wrong
     make alerts ARGS="--only redis"   # those whose name has that in it
 
 Each fault gets two new nodes, a Redis, a model server and a Prometheus with the rules of deploy/prometheus, in which
@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import logging
 import re
 import resource
 import signal
@@ -166,10 +167,10 @@ async def clients_read_nothing(scene: Scene) -> None:
         while True:
             raw = await Raw.open(scene.live[number % len(scene.live)].url, narrow=True)
             scene.held.append(raw)
-            await raw.send(text({"type": "response.create", "input": "[[words:100000]] [[rate:0]]"}))
-            await asyncio.sleep(3)
+            await raw.send(text({"type": "response.create", "input": "[[words:1500]] [[rate:0]]"}))
+            await asyncio.sleep(4)
 
-    for number in range(16):
+    for number in range(12):
         scene.go(one(number))
 
 
@@ -216,8 +217,9 @@ FAULTS = (
     ),
     Fault(
         *("slow-words", "three words a second", words_are_slow, _of("SlowTokens")),
-        settings={"workers__concurrency": 150},
-        clients=240,
+        settings={"workers__concurrency": 120},
+        clients=200,
+        ask="[[words:10]] [[rate:5]]",
     ),
     Fault(
         *("queue", "answers of 10 s, one slot a node", answers_are_long, _of("QueueWaits")),
@@ -296,27 +298,29 @@ async def play(fault: Fault, folder: Path, http: aiohttp.ClientSession) -> Row:
     """Load, calm, strike, and what is raised."""
     rules = folder / "rules.yml"
     rules.write_text(hurried((FILES / "grizz.rules.yml").read_text()))
+    row = Row(fault, set(), {})
     async with fleet(fault, folder) as (nodes, live, redis):
         targets = [node.url for node in live]
-        async with prometheus(*targets, folder=folder, rules=rules, within_s=None) as ask, asyncio.TaskGroup() as tasks:
-            scene = Scene(http, nodes, live, redis, fault.ask, fault.settings, tasks)
-            await ask('count(up{job="grizz"} == 1) == 2')
-            for number in range(fault.clients):
-                scene.go(scene.client(number))
-            row = Row(fault, set(), {})
-            calm = time.monotonic() + (0 if fault.strike is nothing else CALM_S)
-            while time.monotonic() < calm:
-                row.before |= await firing(ask)
-                await asyncio.sleep(0.5)
-            await watch(row, scene, ask)
-            raise _Over(row)
+        async with prometheus(*targets, folder=folder, rules=rules, within_s=None) as ask:
+            try:
+                async with asyncio.TaskGroup() as tasks:
+                    scene = Scene(http, nodes, live, redis, fault.ask, fault.settings, tasks)
+                    await ask('count(up{job="grizz"} == 1) == 2')
+                    for number in range(fault.clients):
+                        scene.go(scene.client(number))
+                    calm = time.monotonic() + (0 if fault.strike is nothing else CALM_S)
+                    while time.monotonic() < calm:
+                        row.before |= await firing(ask)
+                        await asyncio.sleep(0.5)
+                    await watch(row, scene, ask)
+                    raise _Over
+            except* _Over:
+                pass
+    return row
 
 
 class _Over(Exception):
     """Ends the tasks of a scene."""
-
-    def __init__(self, row: Row) -> None:
-        self.row = row
 
 
 async def watch(row: Row, scene: Scene, ask: Prometheus) -> None:
@@ -341,13 +345,8 @@ async def run(only: str) -> int:
     async with aiohttp.ClientSession(connector=connector) as http:
         for fault in (fault for fault in FAULTS if only in fault.name):
             with tempfile.TemporaryDirectory() as folder:
-                try:
-                    await play(fault, Path(folder), http)
-                except* _Over as over:
-                    (ended,) = over.exceptions
-                    assert isinstance(ended, _Over)
-                    rows.append(ended.row)
-            row = rows[-1]
+                row = await play(fault, Path(folder), http)
+            rows.append(row)
             shown = ", ".join(f"{name} {after:.0f}" for name, after in sorted(row.raised.items(), key=lambda it: it[1]))
             print(f"| {fault.what} | {shown} | {'; '.join(row.wrong) or 'right'} |", flush=True)
     wrong = sum(bool(row.wrong) for row in rows)
@@ -359,7 +358,9 @@ def main() -> int:
     """The command line."""
     parser = argparse.ArgumentParser(description="Break it under load, and see which alert a real Prometheus raises.")
     parser.add_argument("--only", default="", metavar="NAME", help="only faults with that in their name")
-    return asyncio.run(run(parser.parse_args().only))
+    only = parser.parse_args().only
+    logging.disable()  # what breaks here is meant to
+    return asyncio.run(run(only))
 
 
 if __name__ == "__main__":
