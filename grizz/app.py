@@ -271,7 +271,9 @@ class App:
     def _build_scaled(self) -> Scaled:
         from grizz.scaled import Scaled  # late: a process alone need not wait for the Redis client's import
 
-        return Scaled(self._settings, self.metrics, self._tasks)
+        scaled = Scaled(self._settings, self.metrics, self._tasks)
+        logs.say_node(lambda: scaled.bus.node)
+        return scaled
 
     def _build_pool(self) -> Pool:
         settings = self._settings

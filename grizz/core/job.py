@@ -20,12 +20,15 @@ offer: it is shown to workers elsewhere; start: one of them runs it; take_back: 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from types import MappingProxyType
 from typing import Any
 
 # What begins anew, its home being gone, is numbered from a multiple of this: above all that was seen before.
 RESTART_STEP = 1_000_000
+NO_TRACE: Mapping[str, str] = MappingProxyType({})
 
 
 class State(StrEnum):

@@ -152,7 +152,7 @@ class Fleet:
         return Trial(member, member.breaker.era, now)
 
     def _count_again(self, ask: Ask, failed: Member, result: str, member: Member) -> None:
-        extra = {"response": ask.response_id, "upstream": member.name, "failed": failed.name, "result": result}
+        extra = {"response_id": ask.response_id, "upstream": member.name, "failed": failed.name, "result": result}
         if member is failed:
             reason = result.split("_")[0]
             reason = reason if reason in RETRY_REASONS else "5xx"
@@ -271,7 +271,8 @@ class Fleet:
             member.complained_at = now
             log.error("upstream refuses this server's key", extra={"upstream": member.name, "result": error.result})
         elif error.unready and is_news:
-            extra = {"upstream": member.name, "err": error.message, "wait_s": member.loading_left_s(now)}
+            # Not the message, here as elsewhere: a model server may quote the prompt in it.
+            extra = {"upstream": member.name, "result": error.result, "wait_s": member.loading_left_s(now)}
             log.warning("upstream is not ready, jobs wait for it", extra=extra)
         elif error.result == "connect" and not error.unready:
             log.warning("upstream cannot be used", extra={"upstream": member.name, "err": _deepest(error)})

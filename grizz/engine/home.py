@@ -65,6 +65,11 @@ class Home:
     def __repr__(self) -> str:
         return f"<Home of {self._replies!r}>"
 
+    def accepted(self, reply: Reply) -> None:
+        """A response has an id, and will end."""
+        extra = {"response_id": reply.id, "request_id": reply.request_id, "owner": reply.owner}
+        log.info("response accepted", extra={**extra, "status": reply.status, "model": reply.request.model})
+
     def deliver(self, job_id: str, events: Sequence[Event]) -> None:
         """The next events of a response, in order."""
         if not self._pulse.is_sure:
@@ -89,7 +94,7 @@ class Home:
         """This attempt was lost, or `drained`: close what it left open; the job returned continues there."""
         if not drained:
             self._metrics.attempts_lost.inc()
-            log.warning("attempt lost", extra={"response": delivery.job.id, "attempt": delivery.attempt})
+            log.warning("attempt lost", extra={"response_id": delivery.job.id, "attempt": delivery.attempt})
         reply = self._replies.get(delivery.job.id)
         if reply is None:
             return delivery.job
@@ -104,12 +109,15 @@ class Home:
     def buried(self, delivery: Delivery) -> None:
         """The last attempt was lost: end the response as failed."""
         self._metrics.dead_letters.labels("attempts").inc()
+        extra = {"response_id": delivery.job.id, "attempt": delivery.attempt}
+        log.warning("response given up, its attempts are spent", extra=extra)
         text = f"the server lost this answer {delivery.attempt} times and gave it up"
         self.end(delivery.job.id, ("dead", failed(Code.SERVER_ERROR, text)))
 
     def overdue(self, job: Job) -> None:
         """It waited longer than allowed: end it as failed."""
         self._metrics.dead_letters.labels("expired").inc()
+        log.warning("response given up, it waited too long", extra={"response_id": job.id})
         self.end(job.id, STOPPED[Cause.OVERDUE])
 
     def stopped(self, job_id: str, cause: Cause) -> None:
@@ -171,6 +179,7 @@ class Home:
     def deposed(self) -> None:
         """Others speak for this node's responses now: not one more word of them from here."""
         for reply in self._replies.all_running():
+            log.warning("response goes on elsewhere, this process was taken over", extra={"response_id": reply.id})
             self._replies.remove(reply)
             reply.revoke()
         self._lookup.distrust()
@@ -271,13 +280,14 @@ class Home:
         log.info(
             "response ended",
             extra={
-                "response": reply.id,
+                "response_id": reply.id,
+                "request_id": reply.request_id,
                 "status": response["status"],
                 "model": response["model"],
                 "dur_ms": round(took * 1000),
                 "tokens": tokens["output_tokens"],
                 "events": reply.last_seq + 1 - reply.first_seq,
-                "err": (response["error"] or {}).get("code"),
+                "code": (response["error"] or {}).get("code"),
             },
         )
 

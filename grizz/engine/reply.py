@@ -35,6 +35,7 @@ class Reply:
         id: the response id.
         owner: whose it is.
         request: what was asked.
+        request_id: of the request that it came by; "" when that is not known here.
         parent: the turn it continues, or None.
         scope: the connection that alone may continue it when it is not stored, or None.
         given: this turn's input, references resolved; emptied when the reply ends.
@@ -68,6 +69,7 @@ class Reply:
         "owner",
         "parent",
         "request",
+        "request_id",
         "response",
         "revoked",
         "scope",
@@ -87,7 +89,9 @@ class Reply:
         given: Sequence[Item],
         size: int,
         now: float,
+        request_id: str = "",
     ) -> None:
+        self.request_id = request_id
         self.id: str = response["id"]
         self.owner = owner
         self.request = request

@@ -247,7 +247,7 @@ class Run:
             self._pool.metrics.finished.labels(self._label, outcome).inc()
             await self._pool.transport.ack(self.delivery)
         except LeaseLost:
-            log.warning("lease lost", extra={"response": job.id, "attempt": self.delivery.attempt})
+            log.warning("lease lost", extra={"response_id": job.id, "attempt": self.delivery.attempt})
         finally:
             self._pool.metrics.add_gaps(self._work.request.model, self.gaps)
 
@@ -266,7 +266,7 @@ class Run:
             return ("ok" if ending["status"] == "completed" else "length"), ending
         except UpstreamError as error:
             # Not the message: a model API may quote the prompt in it, and prompts are never logged.
-            extra = {"response": self.delivery.job.id, "result": error.result, "code": str(error.code)}
+            extra = {"response_id": self.delivery.job.id, "result": error.result, "code": str(error.code)}
             extra["upstream"] = error.upstream
             log.warning("upstream failed", extra=extra)
             return ("timeout" if error.result.startswith("timeout") else "error"), failed(error.code, error.message)
@@ -281,7 +281,7 @@ class Run:
         except LeaseLost:
             raise
         except Exception:
-            log.exception("a worker failed", extra={"response": self.delivery.job.id})
+            log.exception("a worker failed", extra={"response_id": self.delivery.job.id})
             self._pool.metrics.unhandled_errors.labels("worker").inc()
             return "error", failed(Code.SERVER_ERROR, "the server failed while it was answering")
 
@@ -338,7 +338,7 @@ class Run:
         except LeaseLost:
             self.abandon()
         except GrizzError:
-            log.exception("publishing failed", extra={"response": self.delivery.job.id})
+            log.exception("publishing failed", extra={"response_id": self.delivery.job.id})
 
     def _publish(self) -> None:
         events = self._composer.take()

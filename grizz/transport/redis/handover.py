@@ -135,6 +135,7 @@ class Handover:
         self._bus.post(heir, part, [data, *(event.data for event in events)])
 
     def _on_inherited(self, sender: str, part: Part, lines: Sequence[bytes]) -> None:
+        log.info("response handed over", extra={"response_id": part["id"], "peer": sender})
         self._taken.add(part["id"])
         self._answered()
 
@@ -144,7 +145,7 @@ class Handover:
         try:
             delivery = record.unpack(lines[0], self._codec).delivery
         except UnreadableRecord as error:
-            log.warning("an answer of a leaving node cannot be read", extra={"node": sender, "err": str(error)})
+            log.warning("an answer of a leaving node cannot be read", extra={"peer": sender, "err": str(error)})
             return
         events = [Event.read(int(part["s"]) + index, line) for index, line in enumerate(lines[1:])]
         self._tasks.spawn(self._take(sender, delivery, part["w"], events), name=f"inherit {delivery.job.id}")
@@ -167,6 +168,7 @@ class Handover:
                 jobs.papers.write(delivery)
             else:
                 await self._put(delivery)
+        log.info("response taken over, its home leaves", extra={"response_id": delivery.job.id, "peer": sender})
         for node in (sender, record.home_of(delivery.job.id)):
             await self._transport.inheritance.add(node)
         self._bus.post(sender, {"k": "inherited", "id": delivery.job.id})
@@ -177,5 +179,5 @@ class Handover:
         try:
             await self._transport.put(again, delivery.attempt)
         except (QueueFull, TransportClosed) as error:
-            log.error("an answer taken over finds no room", extra={"response": again.id, "err": str(error)})
+            log.error("an answer taken over finds no room", extra={"response_id": again.id, "err": str(error)})
             self._home.buried(delivery)
