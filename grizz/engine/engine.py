@@ -37,6 +37,7 @@ from grizz.protocol.reader import usage
 from grizz.protocol.requests import Request
 from grizz.tasks import TaskOwner
 from grizz.telemetry.metrics import Metrics
+from grizz.telemetry.traces import Traces
 from grizz.transport.base import Archive, Cause, Found, Transport
 from grizz.transport.shelf import Shelf
 
@@ -91,6 +92,7 @@ class Engine:
         compactions: Compactions,
         once: Once,
         shelf: Shelf,
+        traces: Traces,
         archive: Archive | None = None,
     ) -> None:
         self.compactions = compactions
@@ -102,7 +104,7 @@ class Engine:
         self.conversations = Conversations(shelf)
         self._turns = Turns(shelf, tasks, lease_s=lease_s, is_home=lambda one: replies.get(one) is not None)
         self._origins = Origins(self.lookup, self.conversations, self._turns, self.reply)
-        self.home = Home(replies, self.lookup, self.pulse, self._turns, metrics)
+        self.home = Home(replies, self.lookup, self.pulse, self._turns, metrics, traces)
         self.draining = False
         self.node = node
         self._transport = transport
@@ -329,12 +331,12 @@ class Engine:
         if waits:
             composer.lifecycle("queued", status)
         self.replies.add(reply)
-        self.home.accepted(reply)
+        self.home.accepted(reply, asked.call)
         self.home.publish(reply, composer)
         if request.generate:
             work = Work(request, context, composer.response)
             try:
-                job = Job(reply.id, owner, work, size, reply.created_at, composer.next_seq)
+                job = Job(reply.id, owner, work, size, reply.created_at, composer.next_seq, trace=reply.span.headers)
                 with contextlib.suppress(TimeoutError):  # it is queued; only its record is late
                     async with asyncio.timeout_at(until):
                         await self._transport.put(job)

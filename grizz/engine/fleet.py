@@ -18,6 +18,7 @@ from grizz.core.breaker import Circuit
 from grizz.engine.member import PAUSE_PATIENCE_S, UNREADY_REST_S, Member
 from grizz.errors import Code, UpstreamError
 from grizz.telemetry.metrics import RETRY_REASONS, Metrics
+from grizz.telemetry.traces import NO_REQUEST, RequestSpan
 
 log = logging.getLogger(__name__)
 
@@ -83,6 +84,7 @@ class Trial:
         sent_at: the loop's time.
         answered: has content come?
         silent: none came until the job's time was over, and there was time enough for some.
+        span: of its trace.
     """
 
     member: Member
@@ -90,6 +92,7 @@ class Trial:
     sent_at: float
     answered: bool = False
     silent: bool = False
+    span: RequestSpan = NO_REQUEST
 
 
 class Fleet:
@@ -236,6 +239,7 @@ class Fleet:
     def first_word(self, trial: Trial, model: str, now: float) -> None:
         """The first content came. `model` is a label value."""
         trial.answered = True
+        trial.span.first_word()
         self._metrics.answered(trial.member.name, model, now - trial.sent_at)
         with self._watching(trial.member):
             trial.member.breaker.answered(now, trial.era)
@@ -249,12 +253,14 @@ class Fleet:
     def stopped(self, trial: Trial) -> None:
         """We ended it: cancelled by its user, or a trouble of our own."""
         self._count(trial, "cancelled")
+        trial.span.stopped()
         self._forgive(trial)
 
     def failed(self, trial: Trial, error: UpstreamError) -> UpstreamError:
         """It failed; returns the error as clients may see it."""
         member, now = trial.member, _now()
         self._count(trial, error.result)
+        trial.span.failed(error.result)
         if error.retry_after_s and error.retryable:
             member.pause(error.retry_after_s, now)
         is_news = member.unready(error, now) if error.unready else member.ready()

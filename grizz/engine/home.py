@@ -9,12 +9,13 @@ import asyncio
 import dataclasses
 import logging
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import orjson
 
 from grizz.core.job import RESTART_STEP, Delivery, Job
+from grizz.engine.call import Call
 from grizz.engine.history import Turn
 from grizz.engine.ids import new_id
 from grizz.engine.lookup import Lookup
@@ -28,6 +29,7 @@ from grizz.protocol.compose import Composer
 from grizz.protocol.events import Event
 from grizz.protocol.reader import usage
 from grizz.telemetry.metrics import Metrics
+from grizz.telemetry.traces import Traces
 from grizz.transport.base import Cause
 
 log = logging.getLogger(__name__)
@@ -49,12 +51,15 @@ class Home:
         turns: what ends in a conversation is in it before its end is shown.
     """
 
-    def __init__(self, replies: Replies, lookup: Lookup, pulse: Pulse, turns: Turns, metrics: Metrics) -> None:
+    def __init__(
+        self, replies: Replies, lookup: Lookup, pulse: Pulse, turns: Turns, metrics: Metrics, traces: Traces
+    ) -> None:
         self._replies = replies
         self._lookup = lookup
         self._pulse = pulse
         self._turns = turns
         self._metrics = metrics
+        self._traces = traces
         # Replies whose end is not shown before it is stored, and their turn in its conversation. Not their ids: a reply
         # that was given away may come back under its id as another one.
         self._ending: set[Reply] = set()
@@ -65,10 +70,15 @@ class Home:
     def __repr__(self) -> str:
         return f"<Home of {self._replies!r}>"
 
-    def accepted(self, reply: Reply) -> None:
+    def accepted(self, reply: Reply, call: Call) -> None:
         """A response has an id, and will end."""
+        self._trace(reply, call.trace)
         extra = {"response_id": reply.id, "request_id": reply.request_id, "owner": reply.owner}
         log.info("response accepted", extra={**extra, "status": reply.status, "model": reply.request.model})
+
+    def _trace(self, reply: Reply, parent: Mapping[str, str]) -> None:
+        model, request_id = reply.request.model, reply.request_id
+        reply.span = self._traces.answer(parent, response_id=reply.id, request_id=request_id, model=model)
 
     def deliver(self, job_id: str, events: Sequence[Event]) -> None:
         """The next events of a response, in order."""
@@ -81,6 +91,7 @@ class Home:
         now = _now()
         if not reply.started and any(event.key is not None for event in events):
             reply.started = True
+            reply.span.first_word()
             label = self._metrics.model(reply.request.model)
             self._metrics.began(label, now - reply.created_at)
         self._append(reply, events, now)
@@ -98,6 +109,8 @@ class Home:
         reply = self._replies.get(delivery.job.id)
         if reply is None:
             return delivery.job
+        if not drained:
+            reply.span.attempt_lost(delivery.attempt)
         composer = reply.composer(new_id)
         composer.interrupt()
         if reply.status == "queued":
@@ -154,6 +167,8 @@ class Home:
             reply.given, reply.parent, reply.scope = (), None, None
             return None
         self._replies.add(reply)
+        self._trace(reply, job.trace)
+        job = dataclasses.replace(job, trace=reply.span.headers or job.trace)
         self._turns.adopt(reply)
         if log is None:
             # Above everything that anybody may have seen, whoever counted the attempts.

@@ -27,6 +27,7 @@ from grizz.protocol.requests import Request
 from grizz.tasks import TaskOwner
 from grizz.telemetry.gaps import Gaps
 from grizz.telemetry.metrics import Metrics
+from grizz.telemetry.traces import Traces
 from grizz.transport.base import Cause, Transport
 from grizz.upstream.base import Chunks
 
@@ -112,7 +113,9 @@ class Pool:
         metrics: Metrics,
         ids_of: Callable[[str], NewId],
         tasks: TaskOwner,
+        traces: Traces,
     ) -> None:
+        self.traces = traces
         self.transport = transport
         self.fleet = fleet
         self.rules = rules
@@ -238,7 +241,10 @@ class Run:
         self._begun = True  # a task that is cancelled before it begins says nothing, and gives no slot back
         job = self.delivery.job
         started_at = asyncio.get_running_loop().time()
-        self._pool.metrics.waited(started_at - job.accepted_at)
+        waited_s = started_at - job.accepted_at
+        self._pool.metrics.waited(waited_s)
+        if self.delivery.attempt == 1:
+            self._pool.traces.waited(job.trace, response_id=job.id, seconds=waited_s)
         try:
             outcome, ending = await self._ending()
             self._over = True
@@ -299,7 +305,8 @@ class Run:
             self._work.request,
             self._work.context,
             self._composer,
-            response_id=self.delivery.job.id,
+            delivery=self.delivery,
+            traces=pool.traces,
             label=self._label,
             new_id=self._new_id,
             job_timeout_s=pool.rules.job_timeout_s,
