@@ -24,7 +24,7 @@ from grizz import __version__
 from grizz.telemetry.traces import AnswerSpan, RequestSpan, Traces
 
 # What the end of the process waits for spans to be sent.
-FLUSH_S = 3.0
+FLUSH_S = 2.0
 _CONTEXT = TraceContextTextMapPropagator()
 _PORTS = {"http": 80, "https": 443}
 # Of the model server's API, whoever is behind it: so the conventions have it.
