@@ -243,7 +243,7 @@ class Run:
         started_at = asyncio.get_running_loop().time()
         waited_s = started_at - job.accepted_at
         self._pool.metrics.waited(waited_s)
-        if self.delivery.attempt == 1:
+        if self.delivery.attempt == 1 and not job.output and job.next_seq < RESTART_STEP:  # else it had begun before
             self._pool.traces.waited(job.trace, response_id=job.id, seconds=waited_s)
         try:
             outcome, ending = await self._ending()

@@ -8,6 +8,7 @@ attempt again, and that is none more. Without another node the records stay in t
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import logging
 import random
 from collections.abc import Callable, Sequence
@@ -167,7 +168,7 @@ class Handover:
                 place.worker, place.next_seq = worker, events[-1].seq + 1
                 jobs.papers.write(delivery)
             else:
-                await self._put(delivery)
+                await self._put(dataclasses.replace(delivery, job=job))
         log.info("response taken over, its home leaves", extra={"response_id": delivery.job.id, "peer": sender})
         for node in (sender, record.home_of(delivery.job.id)):
             await self._transport.inheritance.add(node)
