@@ -100,11 +100,10 @@ class Relay:
     @property
     def finish_reason(self) -> str:
         """Why the model stopped, in the words of chat completions."""
-        if self._ending is None or self._ending["status"] == "completed":
+        why = self._ending.get("incomplete") if self._ending is not None else None
+        if why is None:
             return "stop"
-        return (
-            "length" if self._ending.get("incomplete") == "max_output_tokens" else str(self._ending.get("incomplete"))
-        )
+        return "length" if why == "max_output_tokens" else str(why)
 
     def feed(self, payload: bytes) -> None:
         """One SSE payload; after the last event none counts.

@@ -195,6 +195,19 @@ async def test_an_answer_that_nobody_gives_is_an_error_with_its_code_and_one_tha
     assert (request.is_error, request.attributes["gen_ai.response.finish_reasons"]) == (False, ["cancelled"])
 
 
+async def test_a_server_of_the_responses_api_is_told_of_the_same_way(collector: Collector) -> None:
+    async with running({"main": {"api": "responses"}}) as grizz:
+        player = await grizz.player()
+        whole, cut = [(await player.ask(f"[[{how}]]"))[-1]["response"] for how in ("words:3", "length:2")]
+        await player.ws.close()
+    first, second = collector.named("chat ")
+    assert first.attributes["gen_ai.response.finish_reasons"] == ["stop"]
+    assert first.attributes["gen_ai.response.model"] == "grizz-demo"
+    assert first.attributes["gen_ai.usage.output_tokens"] == whole["usage"]["output_tokens"] > 0
+    assert (cut["status"], second.attributes["gen_ai.response.finish_reasons"]) == ("incomplete", ["length"])
+    assert not second.is_error
+
+
 async def test_what_the_client_does_not_sample_is_not_sent_and_the_model_server_is_told_so(
     collector: Collector,
 ) -> None:
