@@ -146,8 +146,12 @@ class App:
         self.metrics = Metrics(
             version=__version__,
             mode="redis" if settings.redis.url else "memory",
-            models=list(dict.fromkeys([*([model] if model else []), *self.names.aliases])),
-            upstreams=[member.name for member in members],
+            models=[
+                *([model] if model else []),
+                *self.names.aliases,
+                *(name for member in members for name in member.terms.models),
+            ],
+            upstreams=[member.name for member in sorted(members, key=lambda member: member.terms.priority)],
         )
         self.fleet = Fleet(members, self.metrics, self.names.resolve)
         self.scaled = self._build_scaled() if settings.redis.url else None

@@ -50,6 +50,7 @@ examples:
                                                   four on this machine, one port
   python grizz.py new-key alice                   an API key, and the lines that let it in
   python grizz.py doctor                          checks it all, and says what to do; costs a few tokens
+  python grizz.py load                            asks it much at once, and judges every answer
   python grizz.py dead-letters list               jobs that were given up; also: requeue, drop
   python grizz.py history show                    what is kept of each user; also: export, delete
   python grizz.py --check-config                  show every setting, its value and where it came from
@@ -68,6 +69,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _history(arguments[1:])
     if arguments[:1] == ["doctor"]:
         return _doctor(arguments[1:])
+    if arguments[:1] == ["load"]:
+        from grizz import load as load_command
+
+        return load_command.main(arguments[1:])
     if arguments[:1] == ["new-key"]:
         return _new_key(arguments[1:])
     options = vars(_parser().parse_args(arguments))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import calendar
 import logging
+import math
 import secrets
 import time
 from collections.abc import Callable
@@ -46,6 +47,7 @@ log = logging.getLogger(__name__)
 
 _TELL_EVERY_S = 3600.0
 _FIRST_TOLD_S = 60.0
+_COUNT_LETTERS_S = 900.0
 CODEC = Codec(Work.to_wire, Work.from_wire, lambda work: work.may_keep)
 # What the budget asks for, as seconds between two messages to another node.
 _INTERVAL_S = {Thrift.SLOW: 1.0, Thrift.SLOWER: 2.0, Thrift.LOCAL: 2.0}
@@ -116,6 +118,9 @@ class Scaled:
         metrics.on_scrape(metrics.redis.month, self._projected)
         metrics.on_scrape(metrics.redis.cost, lambda: self._projected() / 1e5 * settings.redis.price_per_100k)
         metrics.on_scrape(metrics.redis.thrift, lambda: int(self._thrift))
+        metrics.on_scrape(metrics.redis.dead_letters, self._dead_letters)
+        metrics.redis.budget.set(settings.redis.monthly_command_budget)
+        self._letters, self._letters_at = 0, -math.inf
 
     def __repr__(self) -> str:
         return f"<Scaled {self.bus.node}: {self.link!r}>"
@@ -217,6 +222,17 @@ class Scaled:
     def _sent(self, command: str) -> None:
         self._metrics.redis.sent(command)
         self.budget.spent(1, time.monotonic())
+
+    def _dead_letters(self) -> float:
+        """How many there were when they were last counted: one command, four times an hour at most."""
+        now = time.monotonic()
+        if now - self._letters_at > _COUNT_LETTERS_S and self.link.send("XLEN", self.keys.dead, then=self._counted):
+            self._letters_at = now
+        return self._letters
+
+    def _counted(self, reply: Any) -> None:
+        if isinstance(reply, int):
+            self._letters = reply
 
     def _projected(self) -> float:
         return self.budget.projected(time.monotonic(), _left_h(time.time()))

@@ -82,13 +82,17 @@ class Nodes:
 
     def launch(self, *arguments: str, redis_url: str | None = None, **settings: object) -> Node:
         """Start one without waiting for it."""
-        environ = {**os.environ, "GRIZZ_UPSTREAM_BASE_URL": self.demo.url, "GRIZZ_UPSTREAM_API_KEY": "test"}
-        environ |= {"GRIZZ_UPSTREAM_MODEL": "grizz-demo", "GRIZZ_REDIS_URL": redis_url or self.redis_url}
-        environ["GRIZZ_HISTORY_STORE"] = "redis"
-        environ |= {"GRIZZ_" + key.upper().replace("__", "_"): str(value) for key, value in settings.items()}
+        environ = self.environ(redis_url=redis_url, **settings)
         node = forked(environ, self._directory / f"node-{len(self.all)}.log", *arguments)
         self.all.append(node)
         return node
+
+    def environ(self, *, redis_url: str | None = None, **settings: object) -> dict[str, str]:
+        """What such a node finds in its environment."""
+        environ = {**os.environ, "GRIZZ_UPSTREAM_BASE_URL": self.demo.url, "GRIZZ_UPSTREAM_API_KEY": "test"}
+        environ |= {"GRIZZ_UPSTREAM_MODEL": "grizz-demo", "GRIZZ_REDIS_URL": redis_url or self.redis_url}
+        environ["GRIZZ_HISTORY_STORE"] = "redis"
+        return environ | {"GRIZZ_" + key.upper().replace("__", "_"): str(value) for key, value in settings.items()}
 
     def stop(self) -> None:
         """Kill what still runs."""

@@ -146,6 +146,8 @@ class Fleet:
             errors = sum(value for name, value in numbers.items() if name.startswith("grizz_unhandled_errors_total"))
             if errors:
                 found.append(f"{errors:.0f} unhandled errors at {node.url}")
+            if lost := numbers["grizz_events_lost_total"]:
+                found.append(f"{lost:.0f} events lost at {node.url}, as it says itself")
             for name in ("grizz_jobs_running", 'grizz_queue_depth{state="ready"}'):
                 if numbers[name]:
                     found.append(f"{name} is {numbers[name]:.0f} at {node.url}")

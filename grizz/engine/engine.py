@@ -11,6 +11,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from grizz.core.job import Job
@@ -36,6 +37,7 @@ from grizz.protocol.items import Item
 from grizz.protocol.reader import usage
 from grizz.protocol.requests import Request
 from grizz.tasks import TaskOwner
+from grizz.telemetry import continuity
 from grizz.telemetry.metrics import Metrics
 from grizz.telemetry.traces import Traces
 from grizz.transport.base import Archive, Cause, Found, Transport
@@ -70,6 +72,7 @@ class Engine:
 
     Attributes:
         delivered: counts what an event took from the log to a socket, in seconds.
+        check_continuity: see `telemetry.continuity.check`.
         home: what the transport talks to.
         lookup: finds responses that are no reply of this node.
         conversations: what clients ask of conversations.
@@ -110,6 +113,7 @@ class Engine:
         self._transport = transport
         self._metrics = metrics
         self.delivered = metrics.delivered
+        self.check_continuity = partial(continuity.check, metrics)
         self._tasks = tasks
         self._free_slots = free_slots
         self.readers_per_response = readers_per_response

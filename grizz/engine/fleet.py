@@ -111,8 +111,10 @@ class Fleet:
         self._taken = 0
         self._change = asyncio.Event()
         for member in self.members:
-            metrics.on_scrape(metrics.upstream_open.labels(member.name), partial(getattr, member.upstream, "busy"))
-            metrics.on_scrape(metrics.upstream_pause.labels(member.name), partial(_pause_left_s, member))
+            label = metrics.upstream(member.name)
+            folded = [other for other in self.members if metrics.upstream(other.name) == label]
+            metrics.on_scrape(metrics.upstream_open.labels(label), partial(_busy, folded))
+            metrics.on_scrape(metrics.upstream_pause.labels(label), partial(_pause_left_s, folded))
 
     def __repr__(self) -> str:
         return f"<Fleet of {len(self.members)}: {', '.join(map(repr, self.members))}>"
@@ -159,11 +161,11 @@ class Fleet:
         if member is failed:
             reason = result.split("_")[0]
             reason = reason if reason in RETRY_REASONS else "5xx"
-            self._metrics.upstream_retries.labels(member.name, reason).inc()
+            self._metrics.upstream_retries.labels(self._metrics.upstream(member.name), reason).inc()
             if not member.loading_left_s(_now()):
                 log.info("upstream is tried again", extra=extra)
         else:
-            self._metrics.upstream_failovers.labels(failed.name).inc()
+            self._metrics.upstream_failovers.labels(self._metrics.upstream(failed.name)).inc()
             log.warning("another upstream is tried", extra=extra)
 
     async def _wait(self, ask: Ask, left: list[Member], now: float) -> None:
@@ -225,7 +227,7 @@ class Fleet:
         if name in ask.resent:
             return False
         ask.resent.add(name)
-        self._metrics.upstream_retries.labels(name, "connect").inc()
+        self._metrics.upstream_retries.labels(self._metrics.upstream(name), "connect").inc()
         return True
 
     def opened(self, trial: Trial) -> None:
@@ -236,11 +238,11 @@ class Fleet:
         if breaker.state is Circuit.HALF_OPEN and breaker.era == trial.era:
             trial.member.promised(trial.sent_at)
 
-    def first_word(self, trial: Trial, model: str, now: float) -> None:
-        """The first content came. `model` is a label value."""
+    def first_word(self, trial: Trial, now: float) -> None:
+        """The first content came."""
         trial.answered = True
         trial.span.first_word()
-        self._metrics.answered(trial.member.name, model, now - trial.sent_at)
+        self._metrics.answered(trial.member.name, now - trial.sent_at)
         with self._watching(trial.member):
             trial.member.breaker.answered(now, trial.era)
 
@@ -285,7 +287,7 @@ class Fleet:
         return member.named(error)
 
     def _count(self, trial: Trial, result: str) -> None:
-        self._metrics.upstream_requests.labels(trial.member.name, result).inc()
+        self._metrics.upstream_requests.labels(self._metrics.upstream(trial.member.name), result).inc()
 
     def _forgive(self, trial: Trial) -> None:
         """It says nothing, unless words came: then the upstream did well for as long as it was wanted."""
@@ -321,8 +323,13 @@ def _order(ask: Ask, member: Member) -> tuple[int, bool, int, int]:
     return ask.tries.get(member.name, 0), member.upstream.full, member.terms.priority, member.taken
 
 
-def _pause_left_s(member: Member) -> float:
-    return max(0.0, member.paused_until - _now())
+def _busy(members: Iterable[Member]) -> float:
+    return sum(member.upstream.busy for member in members)
+
+
+def _pause_left_s(members: Iterable[Member]) -> float:
+    now = _now()
+    return max(0.0, *(member.paused_until - now for member in members))
 
 
 def _deepest(error: BaseException) -> str:

@@ -28,6 +28,7 @@ from grizz.errors import Code
 from grizz.protocol.compose import Composer
 from grizz.protocol.events import Event
 from grizz.protocol.reader import usage
+from grizz.telemetry import continuity
 from grizz.telemetry.metrics import Metrics
 from grizz.telemetry.traces import Traces
 from grizz.transport.base import Cause
@@ -113,6 +114,8 @@ class Home:
             reply.span.attempt_lost(delivery.attempt)
         composer = reply.composer(new_id)
         composer.interrupt()
+        if reply.started and not drained:
+            self._metrics.restarted.inc()
         if reply.status == "queued":
             composer.lifecycle("in_progress", "in_progress")
         self.publish(reply, composer)
@@ -171,6 +174,7 @@ class Home:
         job = dataclasses.replace(job, trace=reply.span.headers or job.trace)
         self._turns.adopt(reply)
         if log is None:
+            self._metrics.restarted.inc()
             # Above everything that anybody may have seen, whoever counted the attempts.
             step = 1 + max(attempt - 2, job.next_seq // RESTART_STEP, reply.last_seq // RESTART_STEP)
             composer = Composer({**work.response}, new_id=new_id, next_seq=step * RESTART_STEP)
@@ -275,6 +279,11 @@ class Home:
             self._settled(reply, turn, _now())
 
     def _show(self, reply: Reply, events: Sequence[Event], now: float) -> None:
+        expected, first = reply.last_seq + 1, events[0].seq
+        if 0 < expected < first:
+            continuity.check(self._metrics, reply.id, expected - 1, first)
+        elif first < expected:
+            self._metrics.events_doubled.inc(min(len(events), expected - first))
         self._metrics.events.inc(len(events))
         self._replies.extend(reply, events, now)
 

@@ -31,7 +31,6 @@ class Tries:
     """Reads one job's answer into a composer.
 
     Args:
-        label: of the model, on metrics.
         job_timeout_s: seconds that all tries may take together.
         on_content: called after each read that brought content, with what is read from and how many tokens came.
         is_stopped: has somebody ended the job? Asked at each read, since on Python 3.11 a library can swallow a cancel.
@@ -46,7 +45,6 @@ class Tries:
         *,
         delivery: Delivery,
         traces: Traces,
-        label: str,
         new_id: NewId,
         job_timeout_s: float,
         on_content: Callable[[Chunks, int], None],
@@ -58,7 +56,6 @@ class Tries:
         self._composer = composer
         self._delivery = delivery
         self._traces = traces
-        self._label = label
         self._new_id = new_id
         self._job_timeout_s = job_timeout_s
         self._on_content = on_content
@@ -170,7 +167,7 @@ class Tries:
             reader.feed(payload)
         if reader.tokens != tokens:
             if not trial.answered:
-                self._fleet.first_word(trial, self._label, asyncio.get_running_loop().time())
+                self._fleet.first_word(trial, asyncio.get_running_loop().time())
                 scope.reschedule(ask.deadline)
             self._on_content(chunks, reader.tokens - tokens)
 

@@ -307,7 +307,6 @@ class Run:
             self._composer,
             delivery=self.delivery,
             traces=pool.traces,
-            label=self._label,
             new_id=self._new_id,
             job_timeout_s=pool.rules.job_timeout_s,
             on_content=self._content_read,

@@ -1,7 +1,8 @@
 """Every metric Grizz exports, in one object with its own registry.
 
-Label children are bound at start, so that counters begin at 0 and nothing on the hot path looks a label up. Models come
-from the configured name, anything else is `other`: a client cannot grow the number of series.
+Label children are bound at start, so that counters begin at 0 and nothing on the hot path looks a label up. Models and
+upstreams come from the settings, anything else is `other`: a client cannot grow the number of series, and the settings
+cannot grow it beyond `series.ROOM`.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 
 from grizz.telemetry.gaps import GapHistogram, Gaps
+from grizz.telemetry.series import OTHER, own_names
 from grizz.telemetry.spread import Spread, SpreadCollector
 
 disable_created_metrics()  # type: ignore[no-untyped-call]  # they add 13 % of series that nobody reads
@@ -37,28 +39,17 @@ UPSTREAM_RESULTS = (
 RETRY_REASONS = ("429", "5xx", "timeout", "connect", "truncated")
 BREAKER_STATES = ("closed", "open", "half_open")
 CONNECT_RESULTS = ("accepted", "origin", "auth", "capacity", "bad")
-CLOSE_CODES = ("1000", "1001", "1006", "1008", "1009", "1011", "1012", "1013", "other")
-CLOSERS = ("server", "client", "network")
+# Who closes with which code; what else clients may say is no label, or they would make as many as there are numbers.
+CLOSES = {
+    "server": ("1000", "1001", "1008", "1009", "1011", "1012", "1013", OTHER),
+    "client": ("1000", "1001", OTHER),
+    "network": ("1006",),
+}
 DROPS = ("write_stall", "heartbeat", "protocol")
 REDIS_COMMANDS = (
-    *(
-        "auth",
-        "del",
-        "exists",
-        "expire",
-        "get",
-        "hdel",
-        "hgetall",
-        "hmget",
-        "hset",
-        "incrby",
-        "info",
-        "mget",
-        "publish",
-    ),
-    *("pubsub", "renamenx"),
-    *("select", "set", "subscribe", "xack", "xdelex", "xadd", "xclaim", "xdel", "xgroup", "xinfo", "xpending"),
-    *("xrange", "xreadgroup", "other"),
+    *"auth del exists expire get hdel hgetall hmget hset incrby info mget publish pubsub renamenx".split(),
+    *"select set subscribe xack xdelex xadd xclaim xdel xgroup xinfo xlen xpending xrange xreadgroup".split(),
+    OTHER,
 )
 REDIS_ERRORS = ("down", "full", "quota", "login", "lost", "command", "message", "overflow")
 REDIS_BREAKERS = ("down", "quota", "login", "lost")
@@ -70,6 +61,7 @@ _QUEUE_WAIT = (0.005, 0.025, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 15, 30, 60, 120, 300
 _DURATION = (0.5, 1, 2.5, 5, 10, 20, 30, 60, 120, 300, 600)
 _LAG = (0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 5)
 _REPLAYED = (0, 1, 5, 20, 50, 100, 250, 500, 1000)
+_ROUND_TRIP = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
 
 
 class Metrics:
@@ -78,14 +70,18 @@ class Metrics:
     Args:
         version: of Grizz.
         mode: memory or redis.
-        models: label values for `model`; `other` is added.
-        upstreams: label values for `upstream`.
+        models: names that have series of their own, while there is room; all else is `other`.
+        upstreams: the same, the most important first.
     """
 
     def __init__(self, *, version: str, mode: str, models: Sequence[str], upstreams: Sequence[str]) -> None:
         self.registry = CollectorRegistry()
-        self._models = dict.fromkeys((*models, "other"))
-        self._upstreams = tuple(upstreams)
+        self._rendering = asyncio.Lock()
+        self._on_scrape: list[tuple[Gauge, Callable[[], float]]] = []
+        own = own_names(models, upstreams)
+        self._models = dict.fromkeys((*own.models, OTHER))
+        self._upstreams = {name: name if name in own.upstreams else OTHER for name in upstreams}
+        self._states = dict.fromkeys(upstreams, "closed")
         # Beside the histograms of the same, whose few buckets are made for scrapes.
         self.spreads = {name: Spread() for name in ("first_token", "queue", "upstream", "delivery", "lag")}
         self._process()
@@ -97,13 +93,16 @@ class Metrics:
             version, platform.python_version(), aiohttp.__version__, mode
         ).set(1)
         self.redis = RedisMetrics(self.registry, self._gauge, self._counter)
+        self.on_scrape(self.redis.per_reply, self._commands_per_reply)
         self.history = HistoryMetrics(self._gauge, self._counter)
-        self._rendering = asyncio.Lock()
-        self._on_scrape: list[tuple[Gauge, Callable[[], float]]] = []
 
     def model(self, name: str) -> str:
         """The label value for a model."""
-        return name if name in self._models else "other"
+        return name if name in self._models else OTHER
+
+    def upstream(self, name: str) -> str:
+        """The label value for an upstream."""
+        return self._upstreams.get(name, OTHER)
 
     def _process(self) -> None:
         ProcessCollector(registry=self.registry)
@@ -120,7 +119,11 @@ class Metrics:
     def _clients(self) -> None:
         self.connections = self._gauge("grizz_connections_open", "Open WebSocket connections.")
         self.connects = self._counter("grizz_connections_total", "Upgrade attempts.", result=CONNECT_RESULTS)
-        self.closes = self._counter("grizz_connection_closes_total", "Closed sockets.", by=CLOSERS, code=CLOSE_CODES)
+        self.outbox = self._gauge("grizz_outbox_bytes", "What waits for clients to take it, of all WebSockets.")
+        self._closes = self._counter("grizz_connection_closes_total", "Closed sockets.", ("by", "code"))
+        for by, codes in CLOSES.items():
+            for code in codes:
+                self._closes.labels(by, code)
         self.drops = self._counter("grizz_client_drops_total", "Slow or dead clients cut off.", reason=DROPS)
         self.resumes = self._counter("grizz_resumes_total", "Resumptions; anything but ok lost data.", result=RESUMES)
         self.replayed = self._histogram("grizz_resume_replayed_events", "Events sent again at a resume.", _REPLAYED)
@@ -141,8 +144,9 @@ class Metrics:
             "grizz_dead_letters_total", "Jobs given up.", reason=("attempts", "poison", "expired")
         )
         self.attempts_lost = self._counter("grizz_attempts_lost_total", "Attempts whose lease ran out.")
+        self.restarted = self._counter("grizz_answers_restarted_total", "Answers begun anew after words were shown.")
         self.kept_bytes = self._gauge("grizz_kept_bytes", "Bytes kept for readers.", ("what",))
-        for what in ("replies", "history"):
+        for what in ("replies", "history", "conversations"):
             self.kept_bytes.labels(what)
 
     def _streams(self) -> None:
@@ -162,18 +166,20 @@ class Metrics:
             "grizz_tokens_total", "Tokens the upstream counted.", model=models, type=("input", "cached", "output")
         )
         self.events = self._counter("grizz_events_total", "Events appended to replies.")
+        self.events_lost = self._counter("grizz_events_lost_total", "Numbers that were missing for a log or a reader.")
+        self.events_doubled = self._counter("grizz_events_doubled_total", "Events that came again, and were dropped.")
         text = "Event in the reply's log to taken by the socket, once a write to a visible tab or a stream."
-        self.registry.register(SpreadCollector("grizz_delivery_seconds", text, self.spreads["delivery"]))
+        self.registry.register(SpreadCollector("grizz_delivery_lag_seconds", text, self.spreads["delivery"]))
         self.delivered = self.spreads["delivery"].observe
 
     def _models_asked(self) -> None:
-        names = self._upstreams
+        names = tuple(dict.fromkeys(self._upstreams.values()))
+        # Not by model as well: those two multiplied would be a third of all series, and the wait by model is above.
         self.first_chunk = self._histogram(
             "grizz_upstream_time_to_first_chunk_seconds",
             "Request sent to first content delta.",
             _FIRST_TOKEN,
             upstream=names,
-            model=tuple(self._models),
         )
         self.upstream_requests = self._counter(
             "grizz_upstream_requests_total", "Requests, by how they ended.", upstream=names, result=UPSTREAM_RESULTS
@@ -196,16 +202,20 @@ class Metrics:
             "grizz_breaker_transitions_total", "Changes of that state.", upstream=names, to=BREAKER_STATES
         )
         for name in names:
-            self._show_breaker(name, "closed")
+            self._show_breakers(name)
 
     def breaker(self, upstream: str, state: str) -> None:
         """The breaker of an upstream came into another state."""
-        self._breaker_transitions.labels(upstream, state).inc()
-        self._show_breaker(upstream, state)
+        self._states[upstream] = state
+        label = self.upstream(upstream)
+        self._breaker_transitions.labels(label, state).inc()
+        self._show_breakers(label)
 
-    def _show_breaker(self, upstream: str, state: str) -> None:
+    def _show_breakers(self, label: str) -> None:
+        """Of several upstreams under one label, each state that one of them is in."""
+        there = {state for name, state in self._states.items() if self.upstream(name) == label}
         for known in BREAKER_STATES:
-            self._breaker_state.labels(upstream, known).set(int(known == state))
+            self._breaker_state.labels(label, known).set(int(known in there))
 
     def add_gaps(self, model: str, gaps: Gaps) -> None:
         """Add one stream's gaps to `grizz_inter_token_latency_seconds`."""
@@ -221,15 +231,23 @@ class Metrics:
         self.first_token.labels(model).observe(seconds)
         self.spreads["first_token"].observe(seconds)
 
-    def answered(self, upstream: str, model: str, seconds: float) -> None:
+    def closed(self, by: str, code: int) -> None:
+        """A WebSocket has closed: by the server, the client or the network."""
+        known = CLOSES[by]
+        self._closes.labels(by, str(code) if str(code) in known else known[-1]).inc()
+
+    def answered(self, upstream: str, seconds: float) -> None:
         """The first content came from an upstream, so long after it was asked."""
-        self.first_chunk.labels(upstream, model).observe(seconds)
+        self.first_chunk.labels(self.upstream(upstream)).observe(seconds)
         self.spreads["upstream"].observe(seconds)
 
     def late(self, seconds: float) -> None:
         """A tick of the event loop came so late."""
         self.loop_lag.observe(seconds)
         self.spreads["lag"].observe(seconds)
+
+    def _commands_per_reply(self) -> float:
+        return sum(self.redis.by_command.values()) / max(1, total(self.finished))
 
     def gaps(self) -> Gaps:
         """The gaps of all streams that have ended."""
@@ -250,8 +268,11 @@ class Metrics:
     def _gauge(self, name: str, text: str, labels: tuple[str, ...] = ()) -> Gauge:
         return Gauge(name, text, labels, registry=self.registry)
 
-    def _counter(self, name: str, text: str, **labels: tuple[str, ...]) -> Counter:
-        counter = Counter(name, text, tuple(labels), registry=self.registry)
+    def _counter(self, name: str, text: str, names: tuple[str, ...] = (), **labels: tuple[str, ...]) -> Counter:
+        """All combinations of these values are there from the start; those of bare `names` the caller makes."""
+        counter = Counter(name, text, names or tuple(labels), registry=self.registry)
+        if names:
+            return counter
         for values in _product(list(labels.values())):
             counter.labels(*values)
         return counter
@@ -301,6 +322,16 @@ class RedisMetrics:
         self._breaker = gauge("grizz_redis_breaker_open", "1 while nothing is sent, by cause.", ("cause",))
         for cause in REDIS_BREAKERS:
             self._breaker.labels(cause).set(0)
+        self._round_trip = Histogram(
+            "grizz_redis_command_duration_seconds",
+            "Sent to answered, once for commands that go together.",
+            buckets=_ROUND_TRIP,
+            registry=registry,
+        )
+        self.took = self._round_trip.observe
+        self.per_reply = gauge("grizz_redis_commands_per_reply", "Commands sent over answers that ended here.")
+        self.dead_letters = gauge("grizz_dead_letters_kept", "Jobs given up that nobody has dropped or run again.")
+        self.budget = gauge("grizz_redis_monthly_command_budget", "What a month may cost; 0 for no budget.")
         self.month = gauge("grizz_redis_projected_monthly_commands", "All nodes, if the last hour is typical.")
         self.cost = gauge("grizz_redis_projected_monthly_cost", "The price of that, in the currency of the settings.")
         self.thrift = gauge("grizz_redis_thrift", "0 none, 1 and 2 slower flushes, 3 new work stays local.")

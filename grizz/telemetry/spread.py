@@ -14,8 +14,8 @@ from prometheus_client.registry import Collector
 
 _E12 = (1.0, 1.2, 1.5, 1.8, 2.2, 2.7, 3.3, 3.9, 4.7, 5.6, 6.8, 8.2)
 EDGES = (*(round(step * 10.0**power, 6) for power in range(-4, 3) for step in _E12), 1000.0)
-# What a scrape shows: three edges a decade, up to 10 s.
-_SHOWN = tuple(index for index, edge in enumerate(EDGES) if index % 4 == 0 and edge <= 10)
+# What a scrape shows: three edges a decade, from 0.5 ms to 1 s.
+_SHOWN = tuple(index for index, edge in enumerate(EDGES) if index % 4 == 0 and 0.0004 < edge <= 1)
 
 
 class Spread:

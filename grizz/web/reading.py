@@ -55,8 +55,11 @@ class Reading:
             if not self._engine.pulse.is_sure:
                 await self._engine.pulse.sure()
             self._check()
+            before = self._cursor.position
             if events := self._cursor.read():
                 self._logged_at = self._cursor.logged_at
+                if events[0].seq != before + 1:
+                    self._engine.check_continuity(self.reply.id, before, events[0].seq)
                 return events
             if self._cursor.finished or not await self._woken(until):
                 return []

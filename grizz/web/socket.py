@@ -68,6 +68,13 @@ class Socket(web.WebSocketResponse):
         """Would a send wait for who reads?"""
         return self._writer is not None and self._writer.protocol._paused
 
+    @property
+    def waiting_bytes(self) -> int:
+        """What was written and the kernel has not taken."""
+        if self._writer is None or self._writer.transport is None:
+            return 0
+        return self._writer.transport.get_write_buffer_size()
+
     async def drain(self) -> None:
         """Wait until it is not full. Not cancel-safe, as all of aiohttp's waiting for it.
 

@@ -16,7 +16,7 @@ from grizz.config import Settings
 from grizz.engine.engine import Engine
 from grizz.errors import Code, RequestError
 from grizz.tasks import OnError, TaskOwner
-from grizz.telemetry.metrics import CLOSE_CODES, Metrics
+from grizz.telemetry.metrics import Metrics
 from grizz.web.auth import Door, Identity
 from grizz.web.auth.credentials import protocols, query_of
 from grizz.web.errors import REQUEST_ID, Answers, call_of, log_refusal
@@ -69,6 +69,7 @@ class Sockets:
         self._on_error = on_error
         self._default_model = default_model
         self._open: set[Connection] = set()
+        metrics.on_scrape(metrics.outbox, lambda: sum(connection.waiting_bytes for connection in self._open))
 
     def __repr__(self) -> str:
         return f"<Sockets: {len(self._open)} open>"
@@ -181,7 +182,7 @@ class Sockets:
         self._open.discard(connection)
         self._metrics.connections.dec()
         code, by = connection.ended()
-        self._metrics.closes.labels(by, str(code) if str(code) in CLOSE_CODES else "other").inc()
+        self._metrics.closed(by, code)
         log.info("connection closed", extra={"request_id": connection.call.request_id, "close_code": code, "by": by})
 
     # All of them

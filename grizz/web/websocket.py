@@ -162,6 +162,11 @@ class Connection:
     # What the server's own clock asks
 
     @property
+    def waiting_bytes(self) -> int:
+        """What waits for the client to take it."""
+        return self._writer.waiting_bytes
+
+    @property
     def busy(self) -> bool:
         """Does the client wait for anything?"""
         return any(lane.busy or lane.waiting for lane in self._lanes)
@@ -376,9 +381,8 @@ class Connection:
     def _attached(self, lane: Lane, response_id: str, after: int, last_seq: int, status: str, attempt: int) -> None:
         extra = {"response_id": response_id, "request_id": self.call.request_id, "after": after, "attempt": attempt}
         log.info("response resumed", extra=extra)
-        if not self._extended:
-            return  # a stock SDK knows no such event
-        self.notify(notices.attached(response_id, after, last_seq, status, attempt), lane.name)
+        if self._extended:  # a stock SDK knows no such event
+            self.notify(notices.attached(response_id, after, last_seq, status, attempt), lane.name)
 
     def _refuse(self, error: RequestError, lane_name: str | None, response_id: str | None = None) -> None:
         log_refusal(self.call.request_id, error, **({} if response_id is None else {"response_id": response_id[:100]}))

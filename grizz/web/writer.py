@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from grizz.engine.pulse import Pulse
 from grizz.protocol.events import Event, merge, on_lane
 from grizz.tasks import TaskOwner
+from grizz.telemetry import continuity
 from grizz.telemetry.metrics import Metrics
 from grizz.web.lanes import Lane, Lanes
 from grizz.web.socket import Socket
@@ -105,6 +106,11 @@ class Writer:
     def __repr__(self) -> str:
         state = "lost" if self._lost else "idle" if self._task is None else self.presence
         return f"<Writer: {state}, {len(self._notices)} notices>"
+
+    @property
+    def waiting_bytes(self) -> int:
+        """What waits for the client to take it. Events do not: they stay in the reply's log until there is room."""
+        return self._ws.waiting_bytes + sum(map(len, self._notices))
 
     def notify(self, data: bytes) -> None:
         """Send a frame of the connection's own, before what its lanes deliver."""
@@ -223,6 +229,8 @@ class Writer:
             messages = [on_lane(event.data, name) for event in events]
             if reply.ended or reply.revoked or not self._ws.write_now(messages, _BATCH_BYTES):
                 return False
+            if events[0].seq != cursor.position + 1:
+                continuity.check(self._metrics, reply.id, cursor.position, events[0].seq)
             cursor.position = events[-1].seq
             if (logged_at := cursor.logged_at) is not None:
                 self._metrics.delivered(time.monotonic() - logged_at)
@@ -264,8 +272,11 @@ class Writer:
             cursor = lane.cursor
             if cursor is None:
                 continue
+            before = cursor.position
             events = cursor.read()
             logged_at = cursor.logged_at if events else None
+            if events and events[0].seq != before + 1:
+                continuity.check(self._metrics, cursor.reply.id, before, events[0].seq)
             if len(events) > 1 and (self._slow or self.presence != "visible"):
                 events = merge(events)
             for batch in _batches(events):

@@ -23,17 +23,44 @@ NEEDED = pytest.mark.skipif(
 )
 
 
+class Prometheus:
+    """One that runs."""
+
+    def __init__(
+        self, address: str, http: aiohttp.ClientSession, process: asyncio.subprocess.Process, log: Path
+    ) -> None:
+        self._address, self._http, self._process, self._log = address, http, process, log
+
+    async def now(self, query: str) -> list[dict[str, Any]]:
+        """What a query finds."""
+        try:
+            async with self._http.get(f"http://{self._address}/api/v1/query", params={"query": query}) as answer:
+                found = (await answer.json())["data"]["result"]
+        except aiohttp.ClientConnectorError:
+            assert self._process.returncode is None, self._log.read_text()
+            return []
+        return [{"metric": one["metric"], "value": one["value"][1]} for one in found]
+
+    async def __call__(self, query: str) -> list[dict[str, Any]]:
+        """What it finds first, other than nothing."""
+        while not (found := await self.now(query)):
+            await asyncio.sleep(0.2)
+        return found
+
+
 @asynccontextmanager
-async def prometheus(target: str, folder: Path) -> AsyncIterator[Any]:
-    """One that scrapes `target` each second; `await ask(query)` is the first result that is not empty."""
+async def prometheus(
+    *targets: str, folder: Path, rules: Path = FILES / "grizz.rules.yml", within_s: float | None = 90
+) -> AsyncIterator[Prometheus]:
+    """One that scrapes these each second."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
     config = (FILES / "prometheus.yml").read_text()
     for pattern, value in (
         (r"(scrape|evaluation)_interval: \d+s", r"\1_interval: 1s"),
-        (r"- grizz\.rules\.yml", f"- {FILES}/grizz.rules.yml"),
-        (r"127\.0\.0\.1:8000", target.removeprefix("http://")),
+        (r"- grizz\.rules\.yml", f"- {rules}"),
+        (r"\"?127\.0\.0\.1:8000\"?", ", ".join(target.removeprefix("http://") for target in targets)),
     ):
         config, found = re.subn(pattern, value, config)
         assert found
@@ -44,21 +71,8 @@ async def prometheus(target: str, folder: Path) -> AsyncIterator[Any]:
             "prometheus", *options, f"--web.listen-address={address}", stdout=log, stderr=log
         )
     try:
-        async with aiohttp.ClientSession() as http, asyncio.timeout(90):
-
-            async def ask(query: str) -> list[dict[str, Any]]:
-                while True:
-                    try:
-                        async with http.get(f"http://{address}/api/v1/query", params={"query": query}) as answer:
-                            found = (await answer.json())["data"]["result"]
-                    except aiohttp.ClientConnectorError:
-                        found = []
-                    if found:
-                        return [{"metric": one["metric"], "value": one["value"][1]} for one in found]
-                    assert process.returncode is None, (folder / "log").read_text()
-                    await asyncio.sleep(0.2)
-
-            yield ask
+        async with aiohttp.ClientSession() as http, asyncio.timeout(within_s):
+            yield Prometheus(address, http, process, folder / "log")
     finally:
         process.terminate()
         await process.wait()

@@ -55,7 +55,7 @@ async def test_a_dead_model_server_raises_its_alert_in_a_real_prometheus(
     http: aiohttp.ClientSession, tmp_path: Path
 ) -> None:
     upstreams = {"dead": {"base_url": dead_url(), "breaker_failures": 1, "max_retries": 0}, "spare": {}}
-    async with running(upstreams) as grizz, prometheus(grizz.url, tmp_path) as ask:
+    async with running(upstreams) as grizz, prometheus(grizz.url, folder=tmp_path) as ask:
         await ask('up{job="grizz"} == 1')
         async with http.post(f"{grizz.url}/v1/responses", json={"input": "[[words:3]]"}) as answer:
             assert answer.status == 200

@@ -37,7 +37,7 @@ def test_the_dashboard_has_its_rows_and_no_two_panels_lie_over_each_other() -> N
 async def test_every_query_of_the_dashboard_gives_something(
     grizz: Grizz, http: aiohttp.ClientSession, tmp_path: Path
 ) -> None:
-    async with prometheus(grizz.url, tmp_path) as ask:
+    async with prometheus(grizz.url, folder=tmp_path) as ask:
         await ask('up{job="grizz"} == 1')
         for _ in range(3):  # between two scrapes, so that rates are seen
             async with http.post(f"{grizz.url}/v1/responses", json={"input": "[[words:20]] [[rate:100]]"}) as answer:

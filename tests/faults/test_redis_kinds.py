@@ -23,7 +23,7 @@ pytestmark = pytest.mark.timeout(120)
 # The least rights that suffice, on every server; the documentation names the same.
 RIGHTS = (
     "resetchannels ~{grizz}:* &{grizz}:* -@all +publish +subscribe +unsubscribe +pubsub|numsub"
-    " +xadd +xreadgroup +xack +xdel +xclaim +xpending +xrange +xinfo|consumers"
+    " +xadd +xreadgroup +xack +xdel +xclaim +xpending +xrange +xlen +xinfo|consumers"
     " +xgroup|create +xgroup|createconsumer +xgroup|delconsumer"
     " +hset +hdel +hgetall +hmget +get +mget +set +del +exists +expire +renamenx +incrby"
     " +eval +time +hget +hvals +hsetnx +pexpire"

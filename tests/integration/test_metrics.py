@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import aiohttp
 import pytest
 from prometheus_client import Metric, parser
 from prometheus_client.openmetrics import parser as openmetrics
 
-from tests.conftest import ROOT, Grizz
+from grizz.telemetry.series import ROOM
+from tests.conftest import ROOT, Grizz, running_grizz
+from tests.redis_servers import RedisServer
 
 FORMATS = {
     "text/plain": parser.text_string_to_metric_families,
@@ -66,3 +69,47 @@ async def test_nothing_that_a_client_sends_makes_another_series(grizz: Grizz, ht
             await socket.close(code=3000 + number)
     await ask({"input": "[[error:500]]"})
     assert await series() == before
+
+
+async def test_twenty_four_hours_of_everything_add_no_series(redis_server: RedisServer) -> None:
+    """Each hour has new users, models, ids, refusals, failures, drops, resumes and cancels, and three scrapes."""
+    settings = {"redis__url": redis_server.url, "history__store": "redis", "upstream__max_retries": 0}
+    async with running_grizz(**settings) as grizz, aiohttp.ClientSession() as http:
+        sizes = []
+        for hour in range(24):
+            await live_an_hour(grizz, http, hour)
+            for accept in ("text/plain", *FORMATS):
+                sizes.append((accept, await count_series(grizz, http, accept)))
+        assert max(size for _, size in sizes) <= ROOM
+        assert len(set(sizes)) == len(FORMATS), sizes
+
+
+async def count_series(grizz: Grizz, http: aiohttp.ClientSession, accept: str) -> int:
+    return sum(len(metric.samples) for metric in await scrape(grizz, http, accept))
+
+
+async def live_an_hour(grizz: Grizz, http: aiohttp.ClientSession, hour: int) -> None:
+    person = {"Authorization": f"Bearer person-{hour}"}
+
+    async def post(path: str, body: object) -> tuple[int, dict[str, Any]]:
+        async with http.post(f"{grizz.url}{path}", json=body, headers=person) as answer:
+            return answer.status, await answer.json()
+
+    status, kept = await post("/v1/responses", {"input": "[[words:3]]", "model": f"model-{hour}", "user": f"u{hour}"})
+    assert status == 200
+    for text in ("[[error:500]]", "[[error:429]]", "[[cut:2]] [[words:9]]"):
+        await post("/v1/responses", {"input": text})
+    assert (await post("/v1/responses", {"input": hour, "previous_response_id": f"resp_{hour}"}))[0] == 400
+    assert (await post("/v1/conversations", {"metadata": {"hour": str(hour)}}))[0] == 200
+    status, begun = await post("/v1/responses", {"input": "[[words:99]] [[rate:9]]", "background": True})
+    assert status == 200
+    assert (await post(f"/v1/responses/{begun['id']}/cancel", {}))[0] == 200
+    async with http.ws_connect(grizz.ws_url, headers=person, protocols=("responses", "grizz")) as socket:
+        await socket.send_json({"type": "grizz:attach", "response_id": kept["id"], "starting_after": 1})
+        await socket.send_json({"type": "grizz:attach", "response_id": f"resp_{hour:048}"})
+        await socket.send_str("no JSON")
+        for _ in range(3):
+            await socket.receive(timeout=10)
+        await socket.close(code=3000 + hour)
+    async with http.get(f"{grizz.url}/v1/nothing-{hour}", headers={**person, "Origin": f"http://{hour}"}) as answer:
+        assert answer.status in (403, 404)

@@ -7,7 +7,7 @@ nothing is encoded or decoded twice on the way.
     {"type":"response.output_text.delta","sequence_number":7,…}
     {"type":"response.output_text.delta","sequence_number":8,…}
 
-A part of an unknown kind is passed over, so that two versions can share a Redis.
+A part of an unknown kind is passed over, so that two releases can share a Redis; `v` is `keys.FORMAT`.
 """
 
 from __future__ import annotations
@@ -21,12 +21,11 @@ import orjson
 
 from grizz.telemetry.metrics import RedisMetrics
 from grizz.transport.base import Haste, Part, Source
-from grizz.transport.redis.keys import Keys
+from grizz.transport.redis.keys import FORMAT, Keys
 from grizz.transport.redis.link import Link
 
 log = logging.getLogger(__name__)
 
-VERSION = 1
 # A mailbox that holds more goes out at once, in messages of about this size: subscribers that lag are cut off by the
 # server at 32 MB, or at 8 MB for a minute.
 _MESSAGE_BYTES = 256 << 10
@@ -130,7 +129,7 @@ class Bus:
         return int(await self._link.ask("PUBLISH", self._keys.everybody, self._alone(part)))
 
     def _alone(self, part: Part) -> bytes:
-        return orjson.dumps({"v": VERSION, "from": self.node, "parts": [part]})
+        return orjson.dumps({"v": FORMAT, "from": self.node, "parts": [part]})
 
     def clear(self) -> None:
         """Forget what waits: the link is down, and the events will be asked for again."""
@@ -149,7 +148,7 @@ class Bus:
         head, _, rest = payload.partition(b"\n")
         try:
             message = orjson.loads(head)
-            if message["v"] != VERSION:
+            if message["v"] != FORMAT:
                 raise ValueError(f"version {message['v']}")
             sender, parts = str(message["from"]), message["parts"]
             lines = rest.split(b"\n") if rest else []
@@ -213,7 +212,7 @@ class Bus:
             self._publish(node, _cut(parts))
 
     def _publish(self, node: str, parts: list[tuple[Part, Sequence[bytes]]]) -> None:
-        head = orjson.dumps({"v": VERSION, "from": self.node, "parts": [part for part, _ in parts]})
+        head = orjson.dumps({"v": FORMAT, "from": self.node, "parts": [part for part, _ in parts]})
         payload = b"\n".join([head, *(line for _, lines in parts for line in lines)])
 
         def then(reply: Any) -> None:

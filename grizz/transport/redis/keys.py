@@ -5,6 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 GROUP = "grizz"
+# Of jobs, records and messages. Whatever only adds keeps the number: fields and kinds of messages that a node does not
+# know are passed over. What changes the meaning of something gets the next one, and with it other streams and channels:
+# nodes of two numbers leave each other's work alone.
+FORMAT = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,32 +17,36 @@ class Keys:
 
     prefix: str
 
+    def _work(self, name: str) -> str:
+        """A name that only nodes of the same format share."""
+        return f"{{{self.prefix}}}:{name}" if FORMAT == 1 else f"{{{self.prefix}}}:{FORMAT}:{name}"
+
     @property
     def jobs(self) -> str:
         """Stream of jobs that any node may run."""
-        return f"{{{self.prefix}}}:jobs"
+        return self._work("jobs")
 
     @property
     def dead(self) -> str:
         """Stream of jobs that were given up."""
-        return f"{{{self.prefix}}}:dead"
+        return self._work("dead")
 
     @property
     def everybody(self) -> str:
         """Where all nodes are spoken to."""
-        return f"{{{self.prefix}}}:all"
+        return self._work("all")
 
     def channel(self, node: str) -> str:
         """Where a node is spoken to."""
-        return f"{{{self.prefix}}}:n:{node}"
+        return self._work(f"n:{node}")
 
     def records(self, node: str, heir: str = "") -> str:
         """Hash of the jobs that a node runs itself; renamed when an heir takes it over."""
-        return f"{{{self.prefix}}}:records:{node}" + (f":{heir}" if heir else "")
+        return self._work(f"records:{node}" + (f":{heir}" if heir else ""))
 
     def heir(self, node: str) -> str:
         """Who took a node's responses over; a node that finds its own was deposed."""
-        return f"{{{self.prefix}}}:heir:{node}"
+        return self._work(f"heir:{node}")
 
     def history(self, bucket: str) -> str:
         """Hash of finished responses that one node made within one hour and that ended together."""

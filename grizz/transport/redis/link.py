@@ -300,12 +300,14 @@ class Link:
                 self._pending_bytes = 0
             if not batch:
                 continue
+            sent_at = _now()
             try:
                 async with asyncio.timeout(DEADLINE_S):
                     replies = await self._cmd.ask([command for command, _ in batch])
             except BaseException as error:
                 _tell(batch, RedisDown(f"redis failed: {error!r}"))
                 raise
+            self._metrics.took(_now() - sent_at)
             for (command, then), reply in zip(batch, replies, strict=True):
                 if isinstance(reply, RedisError):
                     self._refused(command, reply)
@@ -359,8 +361,8 @@ class Link:
 
 
 _NEED_ROOM = frozenset({"HSET", "XADD"})
-# An account that may not do these has no conversations; everything else goes on.
-_MAY_LACK = frozenset({"EVAL", "HGET", "HVALS", "ZRANGE"})
+# An account that may not do these has no conversations, or no count of dead letters; everything else goes on.
+_MAY_LACK = frozenset({"EVAL", "HGET", "HVALS", "XLEN", "ZRANGE"})
 
 
 def _tell(batch: list[tuple[Command, Then | None]], reply: Any) -> None:

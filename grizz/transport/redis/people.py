@@ -20,11 +20,10 @@ import orjson
 from redis.exceptions import ResponseError
 
 from grizz.transport.people import Count
-from grizz.transport.redis.bus import VERSION
 from grizz.transport.redis.connection import Target, pairs
 from grizz.transport.redis.desk import Desk
 from grizz.transport.redis.faults import Fault, fault_of
-from grizz.transport.redis.keys import GROUP, Keys
+from grizz.transport.redis.keys import FORMAT, GROUP, Keys
 from grizz.transport.redis.link import BLOCK_S
 from grizz.transport.redis.shelf import RedisShelf
 
@@ -133,7 +132,7 @@ class RedisPeople:
                 await wire.open()
                 await wire.subscribe([self._keys.channel(name)])
                 part = {"k": "erase", "owner": owner}
-                message = orjson.dumps({"v": VERSION, "from": name, "parts": [part]})
+                message = orjson.dumps({"v": FORMAT, "from": name, "parts": [part]})
                 heard = await self._desk.ask("PUBLISH", self._keys.everybody, message)
                 while len(done) < heard:
                     done |= _erased(await wire.next())

@@ -1,7 +1,7 @@
 """A job as it stands in the Redis: in the stream for whoever is free, in a node's records for its heir, among the dead.
 
-The format carries a version, so that nodes of two releases can share a Redis: a node passes over what it cannot read,
-and the job's home lets it run elsewhere.
+The format carries its number, see `keys.FORMAT`: nodes of two releases share a Redis, and pass over fields that they do
+not know.
 """
 
 from __future__ import annotations
@@ -15,8 +15,7 @@ from typing import Any
 import orjson
 
 from grizz.core.job import NO_TRACE, Delivery, Job
-
-VERSION = 1
+from grizz.transport.redis.keys import FORMAT
 
 
 class UnreadableRecord(ValueError):
@@ -60,7 +59,7 @@ def pack(delivery: Delivery, home: str, expires_at: float, codec: Codec) -> byte
     return orjson.dumps(
         {
             **traced,
-            "v": VERSION,
+            "v": FORMAT,
             "id": job.id,
             "owner": job.owner,
             "home": home,
@@ -84,8 +83,8 @@ def unpack(data: bytes, codec: Codec) -> Record:
     """
     try:
         body = orjson.loads(data)
-        if body["v"] != VERSION:
-            raise UnreadableRecord(f"version {body['v']!r}; this node reads {VERSION}")
+        if body["v"] != FORMAT:
+            raise UnreadableRecord(f"version {body['v']!r}; this node reads {FORMAT}")
         waited_s = time.time() - body["accepted_at"]
         job = Job(
             id=str(body["id"]),
