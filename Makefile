@@ -14,7 +14,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # Set in many container images; here it would compile every module anew at each of several hundred starts.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help venv run run-local test test-local lint fmt bench bench-compare bench-peers cost kills autobahn fuzz config lock clean edges chaos codex
+.PHONY: alerts help venv run run-local test test-deploy test-local lint fmt bench bench-compare bench-peers cost kills autobahn fuzz config lock clean edges chaos codex
 
 help: ## show this list
 	@echo 'Grizz streams AI answers. To try it without any key: make run ARGS=--demo'
@@ -29,7 +29,10 @@ run-local: $(LOCAL) ## start it with a small real model on this machine (130 MB)
 	@$(BIN)/python grizz.py --local $(ARGS)
 
 test: $(DEV) ## run the tests; TESTS="tests/unit -k config" runs some of them
-	@$(BIN)/python -m pytest -q -n 6 --dist worksteal $(TESTS)
+	@$(BIN)/python -m pytest -q -n 6 --dist worksteal $(or $(TESTS),--ignore=tests/deploy)
+
+test-deploy: $(DEV) ## run the tests of deploy/, with Prometheus, nginx, Caddy and HAProxy where they are installed
+	@$(BIN)/python -m pytest -q -n 6 --dist worksteal tests/deploy $(TESTS)
 
 test-local: $(DEV) $(LOCAL) ## run the tests that need a real local model
 	@$(BIN)/python -m pytest -q -m local_model $(TESTS)
@@ -58,6 +61,9 @@ edges: $(RUN) ## measure the limits: idle and stalled clients, a stop, lag, memo
 
 cost: $(DEV) ## count what Grizz sends to Redis, beside other designs
 	@$(BIN)/python benchmarks/redis_cost.py $(ARGS)
+
+alerts: $(DEV) ## break it under load, and see which alert a real Prometheus raises (5 minutes)
+	@$(BIN)/python -m benchmarks.alerts $(ARGS)
 
 kills: $(DEV) ## kill processes a hundred times under load; nothing may be lost
 	@$(BIN)/python benchmarks/kills.py $(ARGS)

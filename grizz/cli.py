@@ -50,6 +50,7 @@ examples:
                                                   four on this machine, one port
   python grizz.py new-key alice                   an API key, and the lines that let it in
   python grizz.py doctor                          checks it all, and says what to do; costs a few tokens
+  python grizz.py doctor --through URL            looks at one that runs, by its clients' address, proxy included
   python grizz.py load                            asks it much at once, and judges every answer
   python grizz.py dead-letters list               jobs that were given up; also: requeue, drop
   python grizz.py history show                    what is kept of each user; also: export, delete

@@ -27,6 +27,9 @@ _STANDARD = {
     "OPENAI_MODEL": SETTINGS["upstream.model"],
 }
 _CREDENTIAL = "openai_api_key"
+# No settings: the keys that `doctor --through` and `load` show. They may stay in the environment of a server.
+KEY_OF_THE_DOCTOR = "GRIZZ_DOCTOR_KEY"
+KEY_OF_LOAD = "GRIZZ_LOAD_KEY"
 # Kubernetes sets these, and GRIZZ_…_PORT=tcp://…, for services whose names begin with "grizz".
 _SERVICE_LINK = re.compile(r"GRIZZ_(\w+_)?(SERVICE_(HOST|PORT\w*)|PORT_\d+_(TCP|UDP|SCTP)\w*)")
 
@@ -292,6 +295,7 @@ def _read_environ(environ: Mapping[str, str], known: Known, problems: list[str])
     for name, item in by_name.items():
         found |= _read_variable(name, item, ours, problems)
     read = by_name.keys() | {f"{name}_FILE" for name, item in by_name.items() if item.secret}
+    read |= {KEY_OF_THE_DOCTOR, KEY_OF_LOAD}
     bare = [name.removeprefix("GRIZZ_") for name in by_name]
     for name in sorted(ours.keys() - read):
         hint = _suggest(name.removeprefix("GRIZZ_"), bare, "GRIZZ_")

@@ -2,8 +2,11 @@
 
     findings.py   what a check found, and how it is shown
     machine.py    this machine: Python, packages, settings, port, files, certificate, clock
-    upstream.py   a model server: the way there, its key, its models, and what it says in a stream
+    dangers.py    settings that start and should not: whom to believe, what cannot work
+    asking.py     a model server under examination, and one question to it
+    upstream.py   a model server: the way there, its key, its models, and what it knows
     redis.py      the Redis: version, latency, rights, what it does when it is full
+    through.py    a Grizz that runs, by the address of its clients, proxies included
     examine.py    all checks, in order
 
 Each check is one function that returns findings; none changes anything but a key of its own in the Redis, which it

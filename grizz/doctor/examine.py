@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import os
 from collections.abc import AsyncIterator, Iterator
 from urllib.parse import urlsplit
 
@@ -11,24 +12,39 @@ from grizz.behind import OPENAI_MODEL, OPENAI_URL
 from grizz.config import Loaded, UpstreamSettings
 from grizz.config.redis_url import parse_redis_url
 from grizz.config.settings import entry
-from grizz.doctor import machine
+from grizz.config.sources import KEY_OF_THE_DOCTOR
+from grizz.doctor import dangers, machine
+from grizz.doctor.asking import Patient
 from grizz.doctor.findings import Finding, Report
 from grizz.doctor.redis import redis
-from grizz.doctor.upstream import Patient, examine
+from grizz.doctor.through import through
+from grizz.doctor.upstream import examine
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What may follow `doctor` on the command line, besides settings."""
     parser.add_argument("--json", action="store_true", help="one JSON object a line: about, state, text, advice")
-    parser.add_argument(
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument(
         "--offline", action="store_true", help="look at this machine alone: no model server, no Redis, no tokens"
+    )
+    where.add_argument(
+        "--through",
+        metavar="URL",
+        type=_site,
+        help="look at a Grizz that runs instead, by the address of its clients, proxies included; costs no tokens; "
+        "its key, if it wants one: GRIZZ_DOCTOR_KEY",
     )
 
 
 def run(loaded: Loaded, options: argparse.Namespace) -> int:
     """Examine, and show what was found; the exit status: 0 when nothing is bad, else 1."""
-    report = Report(as_json=options.json, hidden=_secrets(loaded))
-    for check in machine.CHECKS:
+    key = os.environ.get(KEY_OF_THE_DOCTOR, "")
+    report = Report(as_json=options.json, hidden=[*_secrets(loaded), key])
+    if options.through:
+        asyncio.run(_through(options.through, key, report))
+        return report.end()
+    for check in (*machine.CHECKS, *dangers.CHECKS):
         for finding in check(loaded):
             report.add(finding)
     if not options.offline:
@@ -36,7 +52,21 @@ def run(loaded: Loaded, options: argparse.Namespace) -> int:
     return report.end()
 
 
+def _site(text: str) -> str:
+    url = urlsplit(text)
+    if url.scheme not in ("http", "https") or not url.hostname or url.username or url.query or url.fragment:
+        raise argparse.ArgumentTypeError("must be the address of a site, such as https://chat.example.com")
+    return text
+
+
+async def _through(url: str, key: str, report: Report) -> None:
+    async for finding in through(url, key):
+        report.add(finding)
+
+
 async def _elsewhere(loaded: Loaded, report: Report) -> None:
+    async for finding in dangers.signing_keys(loaded):
+        report.add(finding)
     async for finding in _upstreams(loaded):
         report.add(finding)
     if loaded.settings.redis.url:
@@ -68,10 +98,8 @@ def _patients(loaded: Loaded) -> Iterator[Patient]:
         return
     for name, one in sorted(settings.upstreams.items(), key=lambda item: item[1].priority):
         key_name = entry("upstreams", name)[f"upstreams.{name}.api_key"].env
-        url = one.base_url.rstrip("/")
-        yield Patient(
-            f"upstream {name}", f"[upstreams.{name}]", one, url, key_name, _model(one, settings.upstream.model)
-        )
+        url, model = one.base_url.rstrip("/"), _model(one, settings.upstream.model)
+        yield Patient(f"upstream {name}", f"[upstreams.{name}]", one, url, key_name, model, one.api)
 
 
 def _model(one: UpstreamSettings, default: str) -> str:

@@ -29,6 +29,9 @@ from grizz.web.tls import tls_context
 
 # What a process opens besides its connections: logs, the upstream's, the Redis, libraries.
 _OTHER_FILES = 200
+# What a process takes that has nothing to do, and something on top (measured: 81 MiB).
+_BARE_BYTES = 100 * MIB
+_CGROUP = Path("/sys/fs/cgroup/memory.max")
 _EXPIRES_SOON_S = 21 * 86_400
 _BORN = datetime(2026, 11, 1, tzinfo=UTC).timestamp()
 
@@ -154,6 +157,36 @@ def _count(soft: int) -> str:
     return "any number" if soft < 0 else str(soft)
 
 
+def memory(loaded: Loaded) -> Iterator[Finding]:
+    """Is there as much as the settings let it take?"""
+    given, there = loaded.settings, _memory()
+    if there is None:
+        return
+    kept = given.replies.max_bytes + given.history.max_bytes + given.queue.max_bytes
+    need = given.server.processes * (kept + _BARE_BYTES)
+    text = f"{_mib(need)} may be needed, and there are {_mib(there)}"
+    if need > there:
+        advice = "lower replies.max_bytes, history.max_bytes and queue.max_bytes, or give it more"
+        yield Finding("memory", "note", text, advice)
+    else:
+        yield Finding("memory", "ok", text)
+
+
+def _memory() -> int | None:
+    """Of this machine, or of its container if that has less; None where that cannot be told."""
+    try:
+        there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return None
+    with contextlib.suppress(OSError, ValueError):  # another system, or no limit: "max"
+        there = min(there, int(_CGROUP.read_text(encoding="ascii")))
+    return there
+
+
+def _mib(size: int) -> str:
+    return f"{size / MIB:,.0f} MiB"
+
+
 def certificate(loaded: Loaded) -> Iterator[Finding]:
     """The one that Grizz serves https with."""
     server = loaded.settings.server
@@ -273,4 +306,4 @@ def _history_file(path: Path) -> str:
         lock.give_back()
 
 
-CHECKS = (python, packages, settings, port, files, certificate, clock, access, local_model, history)
+CHECKS = (python, packages, settings, port, files, memory, certificate, clock, access, local_model, history)

@@ -7,7 +7,6 @@ import socket
 import ssl
 import time
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.parse import urlsplit
@@ -15,62 +14,15 @@ from urllib.parse import urlsplit
 import aiohttp
 import orjson
 
-from grizz.config import UpstreamSettings
+from grizz.doctor.asking import MOST_BODY, Patient, Said, ask, text_of, why
 from grizz.doctor.findings import Finding, State
 from grizz.doctor.machine import until
 
 _MODELS_S = 10.0
 _SKEW_S = 60.0
 _WORDS = "Say OK."
-_MOST_BODY = 1 << 20
+_ENOUGH_FOR_A_CALL = 64
 _ENOUGH_TOKENS = 16  # the least that OpenAI's Responses API takes
-
-
-@dataclass(slots=True)
-class Patient:
-    """One model server under examination, and what is known about it so far.
-
-    Attributes:
-        label: for findings: "upstream main".
-        table: where its settings stand: "[upstreams.main]".
-        model: to ask, under its name there.
-        api: what Grizz is to ask it for, as its setting says.
-        tokens: what the questions have cost.
-        reused: requests that went over a connection that was kept open.
-    """
-
-    label: str
-    table: str
-    settings: UpstreamSettings
-    base_url: str
-    key_name: str
-    model: str
-    api: str = "chat"
-    tokens: int = 0
-    reused: int = 0
-    is_over: bool = False
-    facts: dict[str, str] = field(default_factory=dict)
-
-    def found(self, what: str, state: State, text: str, advice: str = "") -> Finding:
-        """A finding about it."""
-        return Finding(f"{self.label}: {what}", state, text, advice)
-
-
-@dataclass(frozen=True, slots=True)
-class Said:
-    """What came of one request for a stream.
-
-    Attributes:
-        error: what the server said instead of a stream.
-        first_s: seconds to the first event with content.
-        events: the decoded ones.
-    """
-
-    status: int
-    kind: str
-    error: str = ""
-    first_s: float | None = None
-    events: tuple[dict[str, Any], ...] = ()
 
 
 async def examine(patient: Patient) -> AsyncIterator[Finding]:
@@ -81,8 +33,8 @@ async def examine(patient: Patient) -> AsyncIterator[Finding]:
         if patient.is_over:
             return
     async with _session(patient) as http:
-        for ask in (_models, _chat, _responses, _kept):
-            async for finding in ask(patient, http):
+        for look in (_models, _chat, _tools, _responses, _kept):
+            async for finding in look(patient, http):
                 yield finding
             if patient.is_over:
                 break
@@ -167,10 +119,10 @@ def _session(patient: Patient) -> aiohttp.ClientSession:
 async def _models(patient: Patient, http: aiohttp.ClientSession) -> AsyncIterator[Finding]:
     try:
         async with asyncio.timeout(_MODELS_S), http.get(f"{patient.base_url}/models") as response:
-            body = (await response.content.read(_MOST_BODY)).decode(errors="replace")
+            body = (await response.content.read(MOST_BODY)).decode(errors="replace")
             status, headers = response.status, response.headers
     except (aiohttp.ClientError, TimeoutError) as error:
-        yield patient.found("models", "bad", f"not listed: {_why(error)}", "see the log of the model server")
+        yield patient.found("models", "bad", f"not listed: {why(error)}", "see the log of the model server")
         return
     yield _clocks(patient, headers.get("Date"))
     ids = _ids(body)
@@ -180,7 +132,7 @@ async def _models(patient: Patient, http: aiohttp.ClientSession) -> AsyncIterato
     elif status == 503:
         patient.is_over = True
         advice = f"wait; Grizz lets jobs wait for {patient.settings.loading_timeout_s:g} s (loading_timeout_s)"
-        yield patient.found("models", "bad", f"it is not ready yet: {_text(body)}", advice)
+        yield patient.found("models", "bad", f"it is not ready yet: {text_of(body)}", advice)
     elif status == 404 and not urlsplit(patient.base_url).path.rstrip("/").endswith("/v1"):
         yield patient.found("models", "bad", "not found (404)", f"base_url should probably be {patient.base_url}/v1")
     elif ids is None:
@@ -225,26 +177,55 @@ async def _chat(patient: Patient, http: aiohttp.ClientSession) -> AsyncIterator[
     body: dict[str, Any] = {"model": patient.model, "messages": [{"role": "user", "content": _WORDS}], "stream": True}
     body |= {"stream_options": {"include_usage": True}}
     field_name = patient.settings.max_tokens_field
-    said = await _ask(patient, http, "chat/completions", body | {field_name: _ENOUGH_TOKENS})
+    said = await ask(patient, http, "chat/completions", body | {field_name: _ENOUGH_TOKENS})
     other = "max_tokens" if field_name == "max_completion_tokens" else "max_completion_tokens"
     if said.status == 400 and other in said.error:
-        said = await _ask(patient, http, "chat/completions", body | {other: _ENOUGH_TOKENS})
+        said = await ask(patient, http, "chat/completions", body | {other: _ENOUGH_TOKENS})
         if said.status == 200:
             line = f'{patient.table} max_tokens_field = "{other}"'
             yield patient.found("chat", "bad", f"it does not know {field_name}", f"set {line}")
+        field_name = other
+    patient.facts["limit"] = field_name
     if said.error or not said.events:
         patient.facts["chat"] = "no"
-        yield _no_chat(patient, said)
+        needed = patient.api == "chat" or said.status != 404
+        yield _no_chat(patient, said) if needed else patient.found("chat", "ok", "not spoken, and not needed")
         return
     usage = next((event["usage"] for event in said.events if isinstance(event.get("usage"), dict)), None)
     first = "no word of content" if said.first_s is None else f"the first word after {said.first_s:.2f} s"
     yield patient.found("chat", "ok", f"{patient.model} streams, {first}")
+    patient.facts["chat"] = "yes"
     if usage is None:
         text = "not reported in the stream, so that no tokens are counted"
         yield patient.found("usage", "note", text, "limits by tokens cannot hold with this server")
     else:
         patient.tokens += int(usage.get("total_tokens") or 0)
         yield patient.found("usage", "ok", "reported in the stream")
+
+
+async def _tools(patient: Patient, http: aiohttp.ClientSession) -> AsyncIterator[Finding]:
+    """Some servers refuse every request with a function in it unless they were started for that."""
+    if patient.facts["chat"] == "no":
+        return
+    messages = [{"role": "user", "content": "Call the function now."}]
+    function = {"name": "now", "description": "Tells the time.", "parameters": {"type": "object", "properties": {}}}
+    body: dict[str, Any] = {"model": patient.model, "messages": messages, "stream": True}
+    body |= {"stream_options": {"include_usage": True}, patient.facts["limit"]: _ENOUGH_FOR_A_CALL}
+    said = await ask(patient, http, "chat/completions", body | {"tools": [{"type": "function", "function": function}]})
+    usages = (event["usage"] for event in said.events if isinstance(event.get("usage"), dict))
+    patient.tokens += sum(int(usage.get("total_tokens") or 0) for usage in usages)
+    if said.error or not said.events:
+        advice = "requests with tools will fail; vLLM needs --enable-auto-tool-choice and a parser, llama.cpp --jinja"
+        yield patient.found("tools", "note", f"functions are refused ({said.status}): {said.error}", advice)
+    elif any(_calls(event) for event in said.events):
+        yield patient.found("tools", "ok", "it calls functions")
+    else:
+        yield patient.found("tools", "ok", "functions are taken, though it called none when asked to")
+
+
+def _calls(event: dict[str, Any]) -> bool:
+    choices = event.get("choices") or [{}]
+    return bool((choices[0].get("delta") or {}).get("tool_calls"))
 
 
 def _no_chat(patient: Patient, said: Said) -> Finding:
@@ -264,7 +245,7 @@ def _no_chat(patient: Patient, said: Said) -> Finding:
 async def _responses(patient: Patient, http: aiohttp.ClientSession) -> AsyncIterator[Finding]:
     state: State
     body = {"model": patient.model, "input": _WORDS, "stream": True, "max_output_tokens": _ENOUGH_TOKENS}
-    said = await _ask(patient, http, "responses", body | {"store": False})
+    said = await ask(patient, http, "responses", body | {"store": False})
     patient.tokens += sum(_responses_tokens(event) for event in said.events)
     lacking = _lacking(said.events)
     if not said.status:
@@ -320,61 +301,3 @@ async def _kept(patient: Patient, http: aiohttp.ClientSession) -> AsyncIterator[
     else:
         text = "each request needs a new connection, which costs a round trip or three"
         yield patient.found("keep-alive", "note", text, "let the server, or the proxy before it, keep them open")
-
-
-async def _ask(patient: Patient, http: aiohttp.ClientSession, path: str, body: dict[str, Any]) -> Said:
-    """Ask for a stream, and read it to its end."""
-    began = asyncio.get_running_loop().time()
-    try:
-        async with (
-            asyncio.timeout(patient.settings.first_token_timeout_s + patient.settings.idle_timeout_s),
-            http.post(f"{patient.base_url}/{path}", json=body) as response,
-        ):
-            kind = response.content_type
-            if keep := response.headers.get("Keep-Alive"):
-                patient.facts["keep-alive"] = f" ({keep})"
-            if response.status != 200 or kind != "text/event-stream":
-                text = (await response.content.read(_MOST_BODY)).decode(errors="replace")
-                error = _text(text) if response.status != 200 else ""
-                return Said(response.status, kind, error)
-            return await _stream(response, began)
-    except (aiohttp.ClientError, TimeoutError) as error:
-        return Said(0, "", _why(error))
-
-
-async def _stream(response: aiohttp.ClientResponse, began: float) -> Said:
-    first_s = None
-    events = []
-    async for line in response.content:
-        data = line.removeprefix(b"data:").strip()
-        if not line.startswith(b"data:") or data == b"[DONE]":
-            continue
-        try:
-            event = orjson.loads(data)
-        except ValueError:
-            return Said(response.status, "events that are no JSON")
-        if isinstance(event, dict):
-            events.append(event)
-            if first_s is None and _has_content(event):
-                first_s = asyncio.get_running_loop().time() - began
-    return Said(response.status, response.content_type, first_s=first_s, events=tuple(events))
-
-
-def _has_content(event: dict[str, Any]) -> bool:
-    choices = event.get("choices") or [{}]
-    delta = choices[0].get("delta") or {}
-    return any(delta.get(name) for name in ("content", "reasoning_content", "reasoning", "tool_calls"))
-
-
-def _text(body: str) -> str:
-    """What an error's body says, shortened."""
-    try:
-        error = orjson.loads(body)["error"]
-        text = error["message"] if isinstance(error, dict) else error
-    except (ValueError, TypeError, KeyError):
-        text = body
-    return " ".join(str(text).split())[:200] or "without a word"
-
-
-def _why(error: BaseException) -> str:
-    return str(error) or "no answer in time"

@@ -16,12 +16,12 @@ from urllib.parse import urlsplit
 import aiohttp
 import orjson
 
+from grizz.config.sources import KEY_OF_LOAD as KEY
 from grizz.load.bar import Bar
 from grizz.load.clients import Client, Plan, StreamClient, WebSocketClient
 from grizz.load.tally import Tally, shown
 from grizz.tasks import TaskOwner
 
-KEY = "GRIZZ_LOAD_KEY"
 DEMO = "grizz-demo"
 # What it takes to ask for more is said, so that nobody does by a slip of the finger.
 _MOST = {"clients": 1_000, "answers": 10_000, "seconds": 600.0}

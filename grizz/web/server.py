@@ -26,6 +26,7 @@ from grizz.web.http import Api
 from grizz.web.limits import Limits
 from grizz.web.pages import Pages
 from grizz.web.scraping import ScrapeSite
+from grizz.web.seen import Seen
 from grizz.web.sockets import Sockets
 from grizz.web.status import StatusApi, Table
 from grizz.web.tls import load_certificate
@@ -133,10 +134,18 @@ class Server:
             watchdog=self._watchdog,
             request_timeout_s=self._settings.server.request_timeout_s,
         )
+        seen = Seen(
+            door=self._door,
+            limits=self._limits,
+            watchdog=self._watchdog,
+            lost=lambda request, tell: self._gate.lost(request, tell),
+            request_timeout_s=self._settings.server.request_timeout_s,
+        )
         routes = [
             *api.routes(),
             *completions.routes(),
             *conversations.routes(),
+            *seen.routes(),
             *Sessions(self._door).routes(),
             *Pages(self._door, self._page_info).routes(),
             *self._status.routes(),

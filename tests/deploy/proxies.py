@@ -94,11 +94,13 @@ class Front:
     Attributes:
         tls: what trusts its certificate, and False where it has none.
         plain: where its port without TLS is.
+        authority: the certificate that signed its own.
     """
 
     url: str
     tls: ssl.SSLContext | bool
     plain: str
+    authority: bytes
 
 
 def _free_ports(count: int) -> list[int]:
@@ -139,7 +141,8 @@ async def front_of(kind: Kind, nodes: Sequence[Node], directory: Path) -> AsyncI
         tls = ssl.create_default_context()
         authority.configure_trust(tls)
         scheme = "https" if kind.tls else "http"
-        yield Front(f"{scheme}://127.0.0.1:{port}", tls if kind.tls else False, f"http://127.0.0.1:{plain}")
+        url, trusted = f"{scheme}://127.0.0.1:{port}", tls if kind.tls else False
+        yield Front(url, trusted, f"http://127.0.0.1:{plain}", authority.cert_pem.bytes())
     except BaseException:
         print(log.read_text())
         raise

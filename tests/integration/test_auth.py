@@ -25,6 +25,7 @@ PROTECTED = [
     ("GET", "/v1/responses/resp_x/input_items"),
     ("GET", "/v1/models"),
     ("GET", "/v1/models/grizz-demo"),
+    ("GET", "/v1/seen"),
     ("GET", "/v1/responses"),
     ("POST", "/v1/ticket"),
     ("POST", "/v1/session"),

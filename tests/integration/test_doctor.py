@@ -8,7 +8,6 @@ import json
 import os
 import socket
 import sys
-import time
 from contextlib import redirect_stderr, redirect_stdout
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -23,9 +22,7 @@ from grizz.doctor import machine
 from grizz.transport.sqlite.file import Lock, open_database
 from grizz.upstream.demo import DemoServer
 from tests.conftest import ROOT
-from tests.faults.test_redis_kinds import RIGHTS
 from tests.raw_upstream import HEADERS, Call, raw_upstream, word
-from tests.redis_servers import RedisServer
 from tests.several import dead_url
 
 Found = dict[str, tuple[str, str, str]]
@@ -68,6 +65,7 @@ async def test_a_sound_installation_has_nothing_bad_and_ends_with_0() -> None:
     assert seen.upstream("models")[1] == "grizz-demo; grizz-demo answers when a request names none"
     assert seen.upstream("chat")[1].startswith("grizz-demo streams, the first word after ")
     assert seen.upstream("usage")[1] == "reported in the stream"
+    assert seen.upstream("tools")[:2] == ("ok", "it calls functions")
     assert seen.upstream("keep-alive")[1] == "connections are kept open"
     assert "tokens" in seen.upstream("cost")[1]
     assert SECRET not in seen.output
@@ -126,6 +124,36 @@ def test_a_package_is_held_against_the_bounds_it_has_to_keep() -> None:
         *(True, True),
         *(False, False),
     ]
+
+
+async def test_a_model_file_that_is_not_there_is_found_without_asking_anybody(tmp_path: Path) -> None:
+    examined = await doctor("--offline", "--local", "--model-file", str(tmp_path / "none.gguf"))
+    state, text, _ = examined.found["local model"]
+    assert (examined.status, state) == (1, "bad")
+    assert "none.gguf" in text or "xllamacpp" in text  # the extra may not be installed
+
+
+async def test_the_historys_file_is_looked_at_and_not_touched(tmp_path: Path) -> None:
+    path = tmp_path / "state" / "grizz.db"
+
+    async def found(**environ: str) -> tuple[str, str]:
+        settings = {"GRIZZ_HISTORY_STORE": "sqlite", "GRIZZ_HISTORY_PATH": str(path), **environ}
+        return (await doctor("--offline", **settings)).found["history"][:2]
+
+    assert await found() == ("ok", f"in {path}, which the first start makes; 0.0 MiB of 1,024")
+    assert not path.parent.exists()
+    path.parent.mkdir()
+    lock = Lock(path)
+    assert lock.take()
+    open_database(path).close()
+    assert "in use by a server" in (await found())[1]
+    lock.give_back()
+    assert "in no use" in (await found())[1]
+    path.write_bytes(b"no database at all, but long enough to have a head" * 100)
+    state, text = await found()
+    assert (state, "not a database" in text) == ("bad", True)
+    assert (await found(GRIZZ_HISTORY_STORE="auto"))[0] == "note"
+    assert await found(GRIZZ_HISTORY_STORE="memory") == ("ok", "in memory, gone with the process")
 
 
 # Upstreams
@@ -197,6 +225,34 @@ async def test_who_speaks_responses_alone_gets_the_line_to_set() -> None:
     )
 
 
+async def test_who_speaks_responses_alone_and_is_asked_so_is_sound_under_a_name_and_without_one() -> None:
+    seen = await examine({"/models": LIST, "/responses": ("stream", WHOLE)}, GRIZZ_UPSTREAM_API="responses")
+    assert seen.status == 0, seen.output
+    assert seen.upstream("chat")[:2] == ("ok", "not spoken, and not needed")
+    async with raw_upstream(Odd({"/models": LIST, "/responses": ("stream", WHOLE)}).behave, every=True) as (_, url):
+        seen = await doctor(
+            GRIZZ_UPSTREAMS_MAIN_BASE_URL=url, GRIZZ_UPSTREAMS_MAIN_API="responses", GRIZZ_UPSTREAMS_MAIN_MODELS="m"
+        )
+    assert seen.status == 0, seen.output
+    assert seen.found["upstream main: responses"][1] == 'spoken, and passed through (api = "responses")'
+
+
+async def test_a_server_that_refuses_functions_is_noted_with_what_such_servers_need() -> None:
+    odd = Odd({"/models": LIST, "/chat": ("stream", word("OK"))})
+    said = b'{"error":{"message":"auto tool choice requires a flag"}}'
+
+    async def behave(call: Call) -> None:
+        await (call.status("400 No", said) if b'"tools"' in call.body else odd.behave(call))
+
+    async with raw_upstream(behave, every=True) as (_, url):
+        seen = await doctor(OPENAI_BASE_URL=url, OPENAI_MODEL="m")
+    state, text, advice = seen.upstream("tools")
+    assert (state, text) == ("note", "functions are refused (400): auto tool choice requires a flag")
+    assert "--enable-auto-tool-choice" in advice
+    seen = await examine({"/models": LIST, "/chat": ("stream", word("OK"))})
+    assert seen.upstream("tools")[:2] == ("ok", "functions are taken, though it called none when asked to")
+
+
 async def test_who_speaks_both_may_be_passed_through() -> None:
     seen = await examine({"/models": LIST, "/chat": ("stream", word("OK")), "/responses": ("stream", WHOLE)})
     assert seen.status == 0
@@ -241,72 +297,3 @@ async def test_each_of_several_upstreams_is_examined_by_its_name() -> None:
     await demo.stop()
     assert seen.found["upstream main: chat"][0] == "ok"
     assert seen.found["upstream spare: connection"][0] == "bad"
-
-
-# The Redis
-
-
-async def test_a_sound_redis_is_found_so_and_nothing_is_left_in_it(redis_server: RedisServer) -> None:
-    seen = await doctor("--redis-url", redis_server.url)
-    assert [seen.found[f"redis: {what}"][0] for what in ("connection", "version", "memory", "rights")] == ["ok"] * 4
-    assert redis_server.command("DBSIZE") == 0
-
-
-async def test_a_redis_that_may_forget_jobs_is_bad(own_redis: RedisServer) -> None:
-    own_redis.command("CONFIG", "SET", "maxmemory-policy", "allkeys-lru")
-    seen = await doctor("--redis-url", own_redis.url)
-    assert seen.found["redis: memory"][0] == "bad"
-    assert seen.found["redis: memory"][2] == "CONFIG SET maxmemory-policy noeviction"
-
-
-async def test_the_least_rights_suffice_and_one_less_is_named(own_redis: RedisServer) -> None:
-    own_redis.command("ACL", "SETUSER", "least", "on", f">{SECRET}", *RIGHTS.split())
-    own_redis.command("ACL", "SETUSER", "less", "on", f">{SECRET}", *RIGHTS.split(), "-xclaim", "-renamenx")
-    place = own_redis.url.removeprefix("redis://")
-    seen = await doctor(GRIZZ_REDIS_URL=f"redis://least:{SECRET}@{place}")
-    assert seen.found["redis: rights"][0] == "ok"
-    assert seen.found["redis: version"][0] == "note"  # INFO is not among them
-    seen = await doctor(GRIZZ_REDIS_URL=f"redis://less:{SECRET}@{place}")
-    assert seen.found["redis: rights"][:2] == ("bad", "this account may not: renamenx, xclaim")
-    assert SECRET not in seen.output
-    seen = await doctor(GRIZZ_REDIS_URL=f"redis://least:not-{SECRET}@{place}")
-    assert seen.found["redis: connection"][0] == "bad"
-    assert SECRET not in seen.output
-
-
-async def test_a_redis_that_is_not_there_is_bad() -> None:
-    began = time.monotonic()
-    seen = await doctor("--redis-url", dead_url().replace("http", "redis").removesuffix("/v1"))
-    assert seen.found["redis: connection"][0] == "bad"
-    assert "Connect call failed" in seen.found["redis: connection"][1]
-    assert time.monotonic() - began < 30
-
-
-async def test_a_model_file_that_is_not_there_is_found_without_asking_anybody(tmp_path: Path) -> None:
-    examined = await doctor("--offline", "--local", "--model-file", str(tmp_path / "none.gguf"))
-    state, text, _ = examined.found["local model"]
-    assert (examined.status, state) == (1, "bad")
-    assert "none.gguf" in text or "xllamacpp" in text  # the extra may not be installed
-
-
-async def test_the_historys_file_is_looked_at_and_not_touched(tmp_path: Path) -> None:
-    path = tmp_path / "state" / "grizz.db"
-
-    async def found(**environ: str) -> tuple[str, str]:
-        settings = {"GRIZZ_HISTORY_STORE": "sqlite", "GRIZZ_HISTORY_PATH": str(path), **environ}
-        return (await doctor("--offline", **settings)).found["history"][:2]
-
-    assert await found() == ("ok", f"in {path}, which the first start makes; 0.0 MiB of 1,024")
-    assert not path.parent.exists()
-    path.parent.mkdir()
-    lock = Lock(path)
-    assert lock.take()
-    open_database(path).close()
-    assert "in use by a server" in (await found())[1]
-    lock.give_back()
-    assert "in no use" in (await found())[1]
-    path.write_bytes(b"no database at all, but long enough to have a head" * 100)
-    state, text = await found()
-    assert (state, "not a database" in text) == ("bad", True)
-    assert (await found(GRIZZ_HISTORY_STORE="auto"))[0] == "note"
-    assert await found(GRIZZ_HISTORY_STORE="memory") == ("ok", "in memory, gone with the process")

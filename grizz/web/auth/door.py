@@ -16,7 +16,7 @@ import secrets
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from aiohttp import web
 
@@ -166,6 +166,10 @@ class Door:
     def is_secure(self, request: web.Request) -> bool:
         """Whether the browser sees https."""
         return self._rules.places.is_secure(request)
+
+    def seen(self, request: web.Request) -> dict[str, Any]:
+        """What of that is believed. See `Places.seen`."""
+        return self._rules.places.seen(request)
 
     # Who
 

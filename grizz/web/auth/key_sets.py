@@ -188,8 +188,7 @@ class UrlKeySet:
 
     async def _fetch(self) -> None:
         try:
-            raw = await _download(self.url)
-            keys = parse(raw)
+            keys = await fetch(self.url)
         except (aiohttp.ClientError, OSError, ValueError, TimeoutError) as error:
             what = str(error) or type(error).__name__
             log.warning("signing keys cannot be fetched", extra={"url": self.url, "err": what, "kept": len(self.keys)})
@@ -197,6 +196,16 @@ class UrlKeySet:
         if keys != self.keys:
             log.info("signing keys fetched", extra={"url": self.url, "keys": len(keys)})
         self.keys, self.answered = keys, True
+
+
+async def fetch(url: str) -> tuple[SigningKey, ...]:
+    """The usable keys of a set behind a URL; waits at most 5 s.
+
+    Raises:
+        aiohttp.ClientError, OSError, TimeoutError: nobody answered.
+        ValueError: what was answered is of no use.
+    """
+    return parse(await _download(url))
 
 
 async def _download(url: str) -> bytes:

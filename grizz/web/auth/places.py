@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import ipaddress
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from aiohttp import web
@@ -94,6 +94,17 @@ class Places:
                 break
             address = before
         return str(address)
+
+    def seen(self, request: web.Request) -> dict[str, Any]:
+        """All of that at once, for who sent it (docs/protocol.md)."""
+        forwarded = ",".join(request.headers.getall("X-Forwarded-For", []))
+        return {
+            "address": self.address_of(request),
+            "secure": self.is_secure(request),
+            "passed_on": any(name in request.headers for name in _PASSED_ON),
+            "forwarded_for": len([part for part in forwarded.split(",") if part.strip()]),
+            "trusted": self._is_proxy(_address(request.remote or "")),
+        }
 
     def is_direct_loopback(self, request: web.Request) -> bool:
         """Whether it was sent on this machine, and as far as it says not for somebody else."""

@@ -10,7 +10,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from tests import other_versions
+from tests.deploy import other_versions
 from tests.nodes import Client, Node, Nodes, nodes_on
 from tests.player import numbers
 from tests.redis_servers import RedisServer
