@@ -32,6 +32,7 @@ from grizz.errors import ConfigError
 from grizz.tasks import TaskOwner
 from grizz.telemetry import logs
 from grizz.telemetry.metrics import Metrics
+from grizz.telemetry.traces import open_traces
 from grizz.transport.base import Transport
 from grizz.transport.memory import MemoryTransport
 from grizz.transport.shelf import Shelf
@@ -135,6 +136,8 @@ class App:
         """
         settings = self._settings
         asyncio.get_running_loop().set_exception_handler(self._loop_error)
+        self.traces = open_traces()
+        self._ends.append(self.traces.close)
         self.behind = behind = Behind(settings, self._tasks, self._ends)
         members = await behind.open()
         self.names = Names(settings.models, settings.keys)
@@ -157,6 +160,7 @@ class App:
         self.transport: Transport = self.scaled.transport if self.scaled else memory
         self.pool = self._build_pool()
         self.engine = self._build_engine()
+        self.traces.node = self.engine.node
         self.transport.connect(self.engine.home, self.pool)
         vitals = self._build_vitals()
         if self.scaled is not None:
@@ -275,7 +279,9 @@ class App:
     def _build_scaled(self) -> Scaled:
         from grizz.scaled import Scaled  # late: a process alone need not wait for the Redis client's import
 
-        return Scaled(self._settings, self.metrics, self._tasks)
+        scaled = Scaled(self._settings, self.metrics, self._tasks)
+        logs.say_node(lambda: scaled.bus.node)
+        return scaled
 
     def _build_pool(self) -> Pool:
         settings = self._settings
@@ -293,6 +299,7 @@ class App:
             metrics=self.metrics,
             ids_of=ids_of,
             tasks=self._runs,
+            traces=self.traces,
         )
 
     def _build_engine(self) -> Engine:
@@ -322,6 +329,7 @@ class App:
             once=Once(claims, settings.history.keep_s),
             archive=scaled.archive if scaled else durable.store.archive if durable else None,
             shelf=self._build_shelf(),
+            traces=self.traces,
         )
 
     def _build_vitals(self) -> Vitals:

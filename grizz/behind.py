@@ -127,5 +127,6 @@ class Behind:
             breaker_longest_s=settings.breaker_longest_s,
             api=settings.api,
             named=named,
+            base_url=settings.base_url or OPENAI_URL,
         )
         return Member(upstream, terms)

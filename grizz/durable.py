@@ -121,6 +121,6 @@ class Durable:
         try:
             await self.store.erase(owner, number)
         except sqlite3.Error as error:
-            log.error("a user's history cannot be deleted", extra={"user": owner, "err": str(error)})
+            log.error("a user's history cannot be deleted", extra={"owner": owner, "err": str(error)})
             return
-        log.warning("a user's history was deleted by a command", extra={"user": owner, "in_memory": count})
+        log.warning("a user's history was deleted by a command", extra={"owner": owner, "in_memory": count})

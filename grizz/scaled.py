@@ -215,7 +215,7 @@ class Scaled:
             count = await forget_owner(engine, owner)
             self.chores.flush()  # before the answer, and on the same connection: so the command sees all of it
             self.bus.post(sender, {"k": "erased"})
-            log.warning("a user's history was deleted by a command", extra={"user": owner, "in_memory": count})
+            log.warning("a user's history was deleted by a command", extra={"owner": owner, "in_memory": count})
 
         self._tasks.spawn(erase(), name=f"erase the history of {owner}")
 

@@ -125,7 +125,7 @@ class Process:
         assert self.popen.stderr is not None
         for line in self.popen.stderr:
             self.log.append(line)
-            if match := re.search(r"url=(https?://\S+?)/(\s|$)", line):
+            if match := re.search(r"""url(?:=|": ")(https?://\S+?)/(\s|"|$)""", line):
                 return match[1]
         raise AssertionError(f"Grizz did not start: {self.log}")
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 
 import pytest
 
@@ -14,6 +16,8 @@ from tests.conftest import ROOT
 from tests.faults.test_redis_kinds import RIGHTS
 
 DOCUMENTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+# Written by the pipe of the log itself, which logs nothing.
+_OF_THE_PIPE = ("log queue was full, records dropped", "warning")
 EXAMPLES = [
     (path.name, code)
     for path in DOCUMENTS
@@ -73,7 +77,7 @@ def test_every_metric_to_watch_exists() -> None:
 def test_every_setting_that_a_document_names_exists(path) -> None:
     sections = "|".join(SECTIONS)
     for key in re.findall(rf"`((?:{sections})\.\w+)`", path.read_text()):
-        assert key in SETTINGS or key.endswith(".py"), key
+        assert key in SETTINGS or key.endswith(".py") or key == "server.address", key  # that is one of OpenTelemetry's
 
 
 def test_every_log_line_to_alert_on_is_written_somewhere() -> None:
@@ -83,6 +87,32 @@ def test_every_log_line_to_alert_on_is_written_somewhere() -> None:
     assert len(lines) > 10
     for line in lines:
         assert f'"{line}"' in source, line
+
+
+def _written() -> Iterator[tuple[str, str, set[str]]]:
+    """Each log line of the code: its text, its level, and the fields that stand right there."""
+    for path in (ROOT / "grizz").rglob("*.py"):
+        for call in ast.walk(ast.parse(path.read_text())):
+            match call:
+                case ast.Call(
+                    func=ast.Attribute(value=ast.Name(id="log"), attr=level), args=[ast.Constant(value=text), *_]
+                ):
+                    there = [word.value for word in call.keywords if word.arg == "extra"]
+                    keys = [key for extra in there if isinstance(extra, ast.Dict) for key in extra.keys]
+                    fields = {str(key.value) for key in keys if isinstance(key, ast.Constant)}
+                    yield str(text), "error" if level == "exception" else level, fields
+
+
+def test_every_log_line_is_documented_with_its_level_and_fields() -> None:
+    text = (ROOT / "docs" / "operations.md").read_text().partition("\n## Logs")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| (.+) \| (debug|info|warning|error) \| (.*) \|$", text, re.M)
+    documented = {(line, level): set(re.findall(r"`(\w+)`", fields)) for line, level, fields in rows}
+    written = list(_written())
+    assert len(written) > 100
+    for line, level, fields in written:
+        assert fields <= documented.get((line, level), set()), (line, level)
+        assert (line, level) in documented, line
+    assert not documented.keys() - {(line, level) for line, level, _ in written} - {_OF_THE_PIPE}
 
 
 def test_the_rights_in_the_documents_are_the_tested_ones() -> None:

@@ -20,12 +20,15 @@ offer: it is shown to workers elsewhere; start: one of them runs it; take_back: 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
+from types import MappingProxyType
 from typing import Any
 
 # What begins anew, its home being gone, is numbered from a multiple of this: above all that was seen before.
 RESTART_STEP = 1_000_000
+NO_TRACE: Mapping[str, str] = MappingProxyType({})
 
 
 class State(StrEnum):
@@ -80,6 +83,7 @@ class Job:
         accepted_at: when it was accepted, seconds of the home's clock.
         next_seq: the sequence number of the next event; grows with each interrupted attempt.
         output: output items that earlier, interrupted attempts left behind.
+        trace: the context of its trace, as headers of W3C Trace Context; none without traces.
     """
 
     id: str
@@ -89,6 +93,7 @@ class Job:
     accepted_at: float
     next_seq: int = 0
     output: tuple[dict[str, Any], ...] = ()
+    trace: Mapping[str, str] = field(default_factory=lambda: NO_TRACE)
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from functools import partial
 from typing import Any
 
 from grizz.core.job import Job
+from grizz.engine.call import NOBODY, Asked, Call, OnEnd
 from grizz.engine.compaction import Compactions
 from grizz.engine.conversations import Conversations
 from grizz.engine.history import History, Scope, Turn
@@ -24,6 +25,7 @@ from grizz.engine.lookup import Lookup
 from grizz.engine.once import Once
 from grizz.engine.origins import Origin, Origins
 from grizz.engine.pulse import Pulse
+from grizz.engine.refusals import not_found, queue_full, reason, restarting
 from grizz.engine.replies import Replies
 from grizz.engine.reply import Reply
 from grizz.engine.turns import Turns
@@ -37,12 +39,11 @@ from grizz.protocol.requests import Request
 from grizz.tasks import TaskOwner
 from grizz.telemetry import continuity
 from grizz.telemetry.metrics import Metrics
+from grizz.telemetry.traces import Traces
 from grizz.transport.base import Archive, Cause, Found, Transport
 from grizz.transport.shelf import Shelf
 
 log = logging.getLogger(__name__)
-
-OnEnd = Callable[[dict[str, Any]], None]
 
 _SWEEP_S = 1.0
 # A cancelled answer ends within milliseconds; a worker that does not obey must not hold the caller.
@@ -52,7 +53,6 @@ _SAY_AGAIN_S = 1.0
 _END_WITHIN_S = 1.0
 # What a create may wait for other nodes and their Redis, in all.
 _ELSEWHERE_S = 2.0
-_QUEUE_FULL_RETRY_S = 5.0
 
 
 class Engine:
@@ -95,6 +95,7 @@ class Engine:
         compactions: Compactions,
         once: Once,
         shelf: Shelf,
+        traces: Traces,
         archive: Archive | None = None,
     ) -> None:
         self.compactions = compactions
@@ -106,7 +107,7 @@ class Engine:
         self.conversations = Conversations(shelf)
         self._turns = Turns(shelf, tasks, lease_s=lease_s, is_home=lambda one: replies.get(one) is not None)
         self._origins = Origins(self.lookup, self.conversations, self._turns, self.reply)
-        self.home = Home(replies, self.lookup, self.pulse, self._turns, metrics)
+        self.home = Home(replies, self.lookup, self.pulse, self._turns, metrics, traces)
         self.draining = False
         self.node = node
         self._transport = transport
@@ -139,6 +140,7 @@ class Engine:
         *,
         scope: Scope | None,
         size: int,
+        call: Call = NOBODY,
         on_end: OnEnd | None = None,
         response_id: str | None = None,
     ) -> Reply:
@@ -147,6 +149,7 @@ class Engine:
         Args:
             scope: the connection that alone may continue it when it is not stored, or None.
             size: bytes of the request as it came, for the byte bounds.
+            call: the request that asks for it.
             on_end: called once with the Response when it has ended, or leaves this node.
             response_id: made by `new_response_id`; None makes one.
 
@@ -154,16 +157,16 @@ class Engine:
             RequestError: it is refused; nothing was accepted.
         """
         try:
-            return await self._submit(request, owner, scope, size, on_end, response_id or self.new_response_id())
+            name = response_id or self.new_response_id()
+            return await self._submit(request, Asked(name, owner, scope, size, call, on_end))
         except QueueFull as error:
             self._metrics.rejected.labels("queue_full").inc()
-            text = f"The queue is full: {error}. Try again later."
-            raise RequestError(429, Code.RATE_LIMIT, text, retry_after_s=_QUEUE_FULL_RETRY_S) from error
+            raise queue_full(error) from error
         except TransportClosed as error:
             self._metrics.rejected.labels("draining").inc()
-            raise _restarting() from error
+            raise restarting() from error
         except RequestError as error:
-            self._metrics.rejected.labels(_REJECTED.get(error.code, "invalid")).inc()
+            self._metrics.rejected.labels(reason(error)).inc()
             raise
 
     async def context(self, request: Request, owner: str) -> list[Item]:
@@ -284,7 +287,7 @@ class Engine:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_END_WITHIN_S):
                 for reply in left:
-                    await self._stop(reply, Cause.SHUTDOWN)
+                    await self.stop(reply, Cause.SHUTDOWN)
                 await self.replies.idle.wait()
         for reply in left:
             self.home.end(reply.id, STOPPED[Cause.SHUTDOWN])
@@ -294,43 +297,50 @@ class Engine:
 
     # Inside
 
-    async def _submit(
-        self, request: Request, owner: str, scope: Scope | None, size: int, on_end: OnEnd | None, response_id: str
-    ) -> Reply:
+    async def _submit(self, request: Request, asked: Asked) -> Reply:
         if self.draining:
-            raise _restarting()
+            raise restarting()
         await self.pulse.sure()
         deadline = self._now() + _ELSEWHERE_S
-        origin = await self._origins.of(request, owner, scope, response_id, deadline)
+        origin = await self._origins.of(request, asked.owner, asked.scope, asked.name, deadline)
         try:
-            return await self._accept(response_id, origin, owner, scope, size, on_end, deadline + origin.waited_s)
+            return await self._accept(asked, origin, deadline + origin.waited_s)
         except BaseException:
-            self._turns.give_up(response_id)
+            self._turns.give_up(asked.name)
             raise
 
-    async def _accept(
-        self, name: str, origin: Origin, owner: str, scope: Scope | None, size: int, on_end: OnEnd | None, until: float
-    ) -> Reply:
-        request, parent, given = origin.request, origin.parent, origin.given
+    async def _accept(self, asked: Asked, origin: Origin, until: float) -> Reply:
+        request, name, owner, size = origin.request, asked.name, asked.owner, asked.size
         context = await origin.seen(self.compactions, owner)
         # It may have begun, or become another node, while this one waited for others; from here on nothing waits.
         if self.draining or not name.startswith(f"resp_{self.node()}"):
-            raise _restarting()
+            raise restarting()
         waits = request.generate and self._transport.depth().queued >= self._free_slots()
         status = "queued" if waits else "in_progress"
         response = response_object(name, int(time.time()), request, status)
-        reply = Reply({**response}, owner, request, parent=parent, scope=scope, given=given, size=size, now=self._now())
-        reply.on_end = on_end
+        reply = Reply(
+            {**response},
+            owner,
+            request,
+            parent=origin.parent,
+            scope=asked.scope,
+            given=origin.given,
+            size=size,
+            now=self._now(),
+            request_id=asked.call.request_id,
+        )
+        reply.on_end = asked.on_end
         composer = Composer(response, new_id=new_id)
         composer.lifecycle("created", status)
         if waits:
             composer.lifecycle("queued", status)
         self.replies.add(reply)
+        self.home.accepted(reply, asked.call)
         self.home.publish(reply, composer)
         if request.generate:
             work = Work(request, context, composer.response)
             try:
-                job = Job(reply.id, owner, work, size, reply.created_at, composer.next_seq)
+                job = Job(reply.id, owner, work, size, reply.created_at, composer.next_seq, trace=reply.span.headers)
                 with contextlib.suppress(TimeoutError):  # it is queued; only its record is late
                     async with asyncio.timeout_at(until):
                         await self._transport.put(job)
@@ -351,7 +361,8 @@ class Engine:
         """An id for a response that is about to be made here."""
         return new_response_id(self.node(), time.time())
 
-    async def _stop(self, reply: Reply, cause: Cause) -> None:
+    async def stop(self, reply: Reply, cause: Cause) -> None:
+        """Stop a response of this node or another, also for another node's client; harmless when it has ended."""
         if reply.ended:
             return
         if self.lookup.mirror(reply.id) is reply and self.lookup.peers is not None:
@@ -360,17 +371,13 @@ class Engine:
         if await self._transport.cancel(reply.id, cause) is Found.QUEUED:
             self.home.end(reply.id, STOPPED[cause])
 
-    async def stop(self, reply: Reply, cause: Cause) -> None:
-        """Stop a response of this node, for another node's client."""
-        await self._stop(reply, cause)
-
     async def _stop_and_wait(self, reply: Reply, cause: Cause) -> None:
         """Stop it and wait for its end; a word to another node may be lost, so it is said again."""
         for _ in range(round(_CANCEL_WAIT_S / _SAY_AGAIN_S)):
-            await self._stop(reply, cause)
+            await self.stop(reply, cause)
             if await reply.ends_within(_SAY_AGAIN_S):
                 return
-        log.error("a stopped answer did not end", extra={"response": reply.id})
+        log.error("a stopped answer did not end", extra={"response_id": reply.id})
 
     async def _sweep(self) -> None:
         while True:
@@ -382,21 +389,9 @@ class Engine:
             self._turns.sweep()
             self.home.say_queued_again(self._transport.advance)
             for reply in self.replies.abandoned(now):
-                log.info("nobody watches this answer any more", extra={"response": reply.id})
-                await self._stop(reply, Cause.ABANDONED)
+                log.info("nobody watches this answer any more", extra={"response_id": reply.id})
+                await self.stop(reply, Cause.ABANDONED)
 
     @staticmethod
     def _now() -> float:
         return asyncio.get_running_loop().time()
-
-
-def not_found(response_id: str) -> RequestError:
-    """The one answer to an id that is unknown, expired or somebody else's."""
-    return RequestError(404, Code.RESPONSE_NOT_FOUND, f"Response with id '{response_id}' not found.")
-
-
-def _restarting() -> RequestError:
-    return RequestError(503, Code.OVERLOADED, "The server is restarting; try again.", retry_after_s=1.0)
-
-
-_REJECTED = {Code.OVERLOADED: "draining", Code.RATE_LIMIT: "rate_limited", Code.CONVERSATION_LOCKED: "locked"}

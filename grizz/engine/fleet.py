@@ -18,6 +18,7 @@ from grizz.core.breaker import Circuit
 from grizz.engine.member import PAUSE_PATIENCE_S, UNREADY_REST_S, Member
 from grizz.errors import Code, UpstreamError
 from grizz.telemetry.metrics import RETRY_REASONS, Metrics
+from grizz.telemetry.traces import NO_REQUEST, RequestSpan
 
 log = logging.getLogger(__name__)
 
@@ -83,6 +84,7 @@ class Trial:
         sent_at: the loop's time.
         answered: has content come?
         silent: none came until the job's time was over, and there was time enough for some.
+        span: of its trace.
     """
 
     member: Member
@@ -90,6 +92,7 @@ class Trial:
     sent_at: float
     answered: bool = False
     silent: bool = False
+    span: RequestSpan = NO_REQUEST
 
 
 class Fleet:
@@ -154,7 +157,7 @@ class Fleet:
         return Trial(member, member.breaker.era, now)
 
     def _count_again(self, ask: Ask, failed: Member, result: str, member: Member) -> None:
-        extra = {"response": ask.response_id, "upstream": member.name, "failed": failed.name, "result": result}
+        extra = {"response_id": ask.response_id, "upstream": member.name, "failed": failed.name, "result": result}
         if member is failed:
             reason = result.split("_")[0]
             reason = reason if reason in RETRY_REASONS else "5xx"
@@ -238,6 +241,7 @@ class Fleet:
     def first_word(self, trial: Trial, now: float) -> None:
         """The first content came."""
         trial.answered = True
+        trial.span.first_word()
         self._metrics.answered(trial.member.name, now - trial.sent_at)
         with self._watching(trial.member):
             trial.member.breaker.answered(now, trial.era)
@@ -251,12 +255,14 @@ class Fleet:
     def stopped(self, trial: Trial) -> None:
         """We ended it: cancelled by its user, or a trouble of our own."""
         self._count(trial, "cancelled")
+        trial.span.stopped()
         self._forgive(trial)
 
     def failed(self, trial: Trial, error: UpstreamError) -> UpstreamError:
         """It failed; returns the error as clients may see it."""
         member, now = trial.member, _now()
         self._count(trial, error.result)
+        trial.span.failed(error.result)
         if error.retry_after_s and error.retryable:
             member.pause(error.retry_after_s, now)
         is_news = member.unready(error, now) if error.unready else member.ready()
@@ -273,7 +279,8 @@ class Fleet:
             member.complained_at = now
             log.error("upstream refuses this server's key", extra={"upstream": member.name, "result": error.result})
         elif error.unready and is_news:
-            extra = {"upstream": member.name, "err": error.message, "wait_s": member.loading_left_s(now)}
+            # Not the message, here as elsewhere: a model server may quote the prompt in it.
+            extra = {"upstream": member.name, "result": error.result, "wait_s": member.loading_left_s(now)}
             log.warning("upstream is not ready, jobs wait for it", extra=extra)
         elif error.result == "connect" and not error.unready:
             log.warning("upstream cannot be used", extra={"upstream": member.name, "err": _deepest(error)})

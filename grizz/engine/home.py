@@ -9,12 +9,13 @@ import asyncio
 import dataclasses
 import logging
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import orjson
 
 from grizz.core.job import RESTART_STEP, Delivery, Job
+from grizz.engine.call import Call
 from grizz.engine.history import Turn
 from grizz.engine.ids import new_id
 from grizz.engine.lookup import Lookup
@@ -29,6 +30,7 @@ from grizz.protocol.events import Event
 from grizz.protocol.reader import usage
 from grizz.telemetry import continuity
 from grizz.telemetry.metrics import Metrics
+from grizz.telemetry.traces import Traces
 from grizz.transport.base import Cause
 
 log = logging.getLogger(__name__)
@@ -50,12 +52,15 @@ class Home:
         turns: what ends in a conversation is in it before its end is shown.
     """
 
-    def __init__(self, replies: Replies, lookup: Lookup, pulse: Pulse, turns: Turns, metrics: Metrics) -> None:
+    def __init__(
+        self, replies: Replies, lookup: Lookup, pulse: Pulse, turns: Turns, metrics: Metrics, traces: Traces
+    ) -> None:
         self._replies = replies
         self._lookup = lookup
         self._pulse = pulse
         self._turns = turns
         self._metrics = metrics
+        self._traces = traces
         # Replies whose end is not shown before it is stored, and their turn in its conversation. Not their ids: a reply
         # that was given away may come back under its id as another one.
         self._ending: set[Reply] = set()
@@ -65,6 +70,16 @@ class Home:
 
     def __repr__(self) -> str:
         return f"<Home of {self._replies!r}>"
+
+    def accepted(self, reply: Reply, call: Call) -> None:
+        """A response has an id, and will end."""
+        self._trace(reply, call.trace)
+        extra = {"response_id": reply.id, "request_id": reply.request_id, "owner": reply.owner}
+        log.info("response accepted", extra={**extra, "status": reply.status, "model": reply.request.model})
+
+    def _trace(self, reply: Reply, parent: Mapping[str, str]) -> None:
+        model, request_id = reply.request.model, reply.request_id
+        reply.span = self._traces.answer(parent, response_id=reply.id, request_id=request_id, model=model)
 
     def deliver(self, job_id: str, events: Sequence[Event]) -> None:
         """The next events of a response, in order."""
@@ -77,6 +92,7 @@ class Home:
         now = _now()
         if not reply.started and any(event.key is not None for event in events):
             reply.started = True
+            reply.span.first_word()
             label = self._metrics.model(reply.request.model)
             self._metrics.began(label, now - reply.created_at)
         self._append(reply, events, now)
@@ -90,10 +106,12 @@ class Home:
         """This attempt was lost, or `drained`: close what it left open; the job returned continues there."""
         if not drained:
             self._metrics.attempts_lost.inc()
-            log.warning("attempt lost", extra={"response": delivery.job.id, "attempt": delivery.attempt})
+            log.warning("attempt lost", extra={"response_id": delivery.job.id, "attempt": delivery.attempt})
         reply = self._replies.get(delivery.job.id)
         if reply is None:
             return delivery.job
+        if not drained:
+            reply.span.attempt_lost(delivery.attempt)
         composer = reply.composer(new_id)
         composer.interrupt()
         if reply.started and not drained:
@@ -107,12 +125,15 @@ class Home:
     def buried(self, delivery: Delivery) -> None:
         """The last attempt was lost: end the response as failed."""
         self._metrics.dead_letters.labels("attempts").inc()
+        extra = {"response_id": delivery.job.id, "attempt": delivery.attempt}
+        log.warning("response given up, its attempts are spent", extra=extra)
         text = f"the server lost this answer {delivery.attempt} times and gave it up"
         self.end(delivery.job.id, ("dead", failed(Code.SERVER_ERROR, text)))
 
     def overdue(self, job: Job) -> None:
         """It waited longer than allowed: end it as failed."""
         self._metrics.dead_letters.labels("expired").inc()
+        log.warning("response given up, it waited too long", extra={"response_id": job.id})
         self.end(job.id, STOPPED[Cause.OVERDUE])
 
     def stopped(self, job_id: str, cause: Cause) -> None:
@@ -149,6 +170,8 @@ class Home:
             reply.given, reply.parent, reply.scope = (), None, None
             return None
         self._replies.add(reply)
+        self._trace(reply, job.trace)
+        job = dataclasses.replace(job, trace=reply.span.headers or job.trace)
         self._turns.adopt(reply)
         if log is None:
             self._metrics.restarted.inc()
@@ -175,6 +198,7 @@ class Home:
     def deposed(self) -> None:
         """Others speak for this node's responses now: not one more word of them from here."""
         for reply in self._replies.all_running():
+            log.warning("response goes on elsewhere, this process was taken over", extra={"response_id": reply.id})
             self._replies.remove(reply)
             reply.revoke()
         self._lookup.distrust()
@@ -280,13 +304,14 @@ class Home:
         log.info(
             "response ended",
             extra={
-                "response": reply.id,
+                "response_id": reply.id,
+                "request_id": reply.request_id,
                 "status": response["status"],
                 "model": response["model"],
                 "dur_ms": round(took * 1000),
                 "tokens": tokens["output_tokens"],
                 "events": reply.last_seq + 1 - reply.first_seq,
-                "err": (response["error"] or {}).get("code"),
+                "code": (response["error"] or {}).get("code"),
             },
         )
 

@@ -42,6 +42,7 @@ class Terms:
         breaker_first_s: its shortest rest, in seconds.
         breaker_longest_s: its longest rest.
         api: what it speaks: Chat Completions, or the Responses API itself.
+        base_url: where it is.
         named: has it a name of its own, which clients may see? One alone may be called by its host.
     """
 
@@ -57,6 +58,7 @@ class Terms:
     breaker_longest_s: float = 60.0
     api: str = "chat"
     named: bool = False
+    base_url: str = ""
 
 
 class Obstacle(NamedTuple):

@@ -118,7 +118,7 @@ class _List:
                     self._good_until = loop.time() + _KEEP_S
                     self.patience_s = 0.0
                 except UpstreamError as error:
-                    extra = {"upstream": self._member.name, "err": error.message}
+                    extra = {"upstream": self._member.name, "result": error.result}
                     if not (error.unready and self.patience_s):  # said once, while it is waited for
                         log.warning("the models of an upstream are unknown", extra=extra)
                     self.patience_s = self._member.patience_s(error) if error.unready else 0.0

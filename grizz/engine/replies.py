@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 
 from grizz.engine.reply import Reply
 from grizz.protocol.events import Event
+from grizz.telemetry.traces import NO_ANSWER
 
 # Grace of what nobody can come back to: until its own client reads it may still wait for its place in the queue.
 _FLEETING_S = 5.0
@@ -117,6 +118,8 @@ class Replies:
         del self._running[reply.id]
         if not self._running:
             self.idle.set()
+        reply.span.ended(reply.response)
+        reply.span = NO_ANSWER
         if reply.on_end is not None:
             reply.on_end(reply.response)
             reply.on_end = None

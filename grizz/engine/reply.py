@@ -18,6 +18,7 @@ from grizz.protocol.compose import Composer
 from grizz.protocol.events import Event, NewId
 from grizz.protocol.items import Item
 from grizz.protocol.requests import Request
+from grizz.telemetry.traces import NO_ANSWER
 
 # What an event costs beside its JSON: the header of the bytes, what the allocator rounds up and its place in the list.
 EVENT_OVERHEAD_BYTES = 50
@@ -35,6 +36,7 @@ class Reply:
         id: the response id.
         owner: whose it is.
         request: what was asked.
+        request_id: of the request that it came by; "" when that is not known here.
         parent: the turn it continues, or None.
         scope: the connection that alone may continue it when it is not stored, or None.
         given: this turn's input, references resolved; emptied when the reply ends.
@@ -44,6 +46,7 @@ class Reply:
         losses: numbers of events from which another worker began anew, after one was lost here.
         left: how many items of the output those have left behind.
         revoked: another node speaks for it now: not one more of its events may go out.
+        span: of its trace, while it runs here.
         told_at: when its last event came.
         logged_at: the same by `time.monotonic`, since the loop's clock is read once for each of its rounds.
         on_end: called once with the Response when it stops running here, however that comes.
@@ -68,9 +71,11 @@ class Reply:
         "owner",
         "parent",
         "request",
+        "request_id",
         "response",
         "revoked",
         "scope",
+        "span",
         "started",
         "told_at",
         "unwatched_since",
@@ -87,7 +92,10 @@ class Reply:
         given: Sequence[Item],
         size: int,
         now: float,
+        request_id: str = "",
     ) -> None:
+        self.request_id = request_id
+        self.span = NO_ANSWER
         self.id: str = response["id"]
         self.owner = owner
         self.request = request

@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from grizz.core.job import Delivery
 from grizz.engine.fleet import ELSEWHERE, Ask, Fleet, Trial
 from grizz.errors import Code, UpstreamError
 from grizz.protocol import chat, responses, sse, truncate
@@ -19,6 +20,7 @@ from grizz.protocol.items import Item
 from grizz.protocol.reader import Reader
 from grizz.protocol.relay import Relay
 from grizz.protocol.requests import Request
+from grizz.telemetry.traces import Traces
 from grizz.upstream.base import Chunks
 
 # After the finish reason only usage and [DONE] can follow; a server that sends neither must not hold the answer.
@@ -41,7 +43,8 @@ class Tries:
         context: Sequence[Item],
         composer: Composer,
         *,
-        response_id: str,
+        delivery: Delivery,
+        traces: Traces,
         new_id: NewId,
         job_timeout_s: float,
         on_content: Callable[[Chunks, int], None],
@@ -51,7 +54,8 @@ class Tries:
         self._request = request
         self._context = context
         self._composer = composer
-        self._response_id = response_id
+        self._delivery = delivery
+        self._traces = traces
         self._new_id = new_id
         self._job_timeout_s = job_timeout_s
         self._on_content = on_content
@@ -69,7 +73,7 @@ class Tries:
         loop = asyncio.get_running_loop()
         model = self._fleet.resolve(self._request.model)
         deadline = loop.time() + self._job_timeout_s
-        ask = Ask(self._response_id, model, deadline)
+        ask = Ask(self._delivery.job.id, model, deadline)
         while True:
             trial = await self._fleet.take(ask)
             try:
@@ -77,7 +81,7 @@ class Tries:
             except UpstreamError as error:
                 seen = self._fleet.failed(trial, error)
                 if self._was_truncated(error):
-                    ask = Ask(self._response_id, model, deadline)
+                    ask = Ask(self._delivery.job.id, model, deadline)
                     continue
                 if self._composer.produced or not (error.retryable or error.result in ELSEWHERE):
                     raise seen from error
@@ -106,11 +110,13 @@ class Tries:
         reader, decoder = self._reader(trial), sse.Decoder()
         first_by = trial.sent_at + trial.member.terms.first_token_timeout_s
         finishing = False
+        body = self._body(trial, ask)
+        self._trace(trial, body["model"])
         try:
             async with (
                 asyncio.timeout_at(min(first_by, ask.deadline)) as scope,
                 trial.member.upstream.open(
-                    self._body(trial, ask), lambda: self._fleet.may_resend(trial, ask)
+                    body, lambda: self._fleet.may_resend(trial, ask), trial.span.headers
                 ) as chunks,
             ):
                 self._fleet.opened(trial)
@@ -131,7 +137,20 @@ class Tries:
                 raise self._timeout(trial, early=not trial.answered and first_by <= ask.deadline) from None
         for payload in decoder.close():
             reader.feed(payload)
-        return reader.end()
+        ending = reader.end()
+        trial.span.succeeded(reader.source, reason=reader.finish_reason, usage=ending["usage"])
+        return ending
+
+    def _trace(self, trial: Trial, model: str) -> None:
+        job, terms = self._delivery.job, trial.member.terms
+        trial.span = self._traces.request(
+            job.trace,
+            response_id=job.id,
+            attempt=self._delivery.attempt,
+            model=model,
+            upstream=trial.member.name,
+            url=terms.base_url,
+        )
 
     def _read(
         self,

@@ -167,7 +167,7 @@ class Turns:
                 async with asyncio.timeout(_WITHIN_S):
                     await self._shelf.release(conversation_id, turn)
             except (ShelfDown, TimeoutError) as error:
-                log.info("a conversation stays locked for a while", extra={"response": turn, "err": str(error)})
+                log.info("a conversation stays locked for a while", extra={"response_id": turn, "err": str(error)})
             self._free(conversation_id)
 
         self._tasks.spawn(release(), name=f"give up the turn of {turn}")
@@ -180,9 +180,9 @@ class Turns:
         try:
             async with asyncio.timeout(_WITHIN_S):
                 if not await self._shelf.renew(conversation_id, turn, self._hold_s):
-                    log.warning("another turn began before this one has ended", extra={"response": turn})
+                    log.warning("another turn began before this one has ended", extra={"response_id": turn})
         except (ShelfDown, TimeoutError) as error:
-            log.info("the lock of a conversation was not renewed", extra={"response": turn, "err": str(error)})
+            log.info("the lock of a conversation was not renewed", extra={"response_id": turn, "err": str(error)})
 
     async def _settle(
         self, conversation_id: str, turn: str, items: Sequence[Item] | None, then: Callable[[], None]
@@ -207,9 +207,9 @@ class Turns:
                 if items is None:
                     await self._shelf.release(conversation_id, turn)
                 elif await self._shelf.append(conversation_id, items, opening=opening(items), turn=turn) is None:
-                    log.info("the conversation of a turn is gone", extra={"response": turn})
+                    log.info("the conversation of a turn is gone", extra={"response_id": turn})
         except (ShelfDown, TimeoutError) as error:
-            log.warning("a turn is not in its conversation yet", extra={"response": turn, "err": str(error)})
+            log.warning("a turn is not in its conversation yet", extra={"response_id": turn, "err": str(error)})
             return False
         return True
 
@@ -225,7 +225,7 @@ class Turns:
                 await asyncio.sleep(_AGAIN_S)
                 if await self._append(conversation_id, turn, items):
                     return
-            log.error("a turn is lost to its conversation", extra={"response": turn})
+            log.error("a turn is lost to its conversation", extra={"response_id": turn})
         finally:
             self._late -= 1
             self._late_bytes -= size

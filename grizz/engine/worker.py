@@ -27,6 +27,7 @@ from grizz.protocol.requests import Request
 from grizz.tasks import TaskOwner
 from grizz.telemetry.gaps import Gaps
 from grizz.telemetry.metrics import Metrics
+from grizz.telemetry.traces import Traces
 from grizz.transport.base import Cause, Transport
 from grizz.upstream.base import Chunks
 
@@ -112,7 +113,9 @@ class Pool:
         metrics: Metrics,
         ids_of: Callable[[str], NewId],
         tasks: TaskOwner,
+        traces: Traces,
     ) -> None:
+        self.traces = traces
         self.transport = transport
         self.fleet = fleet
         self.rules = rules
@@ -238,7 +241,10 @@ class Run:
         self._begun = True  # a task that is cancelled before it begins says nothing, and gives no slot back
         job = self.delivery.job
         started_at = asyncio.get_running_loop().time()
-        self._pool.metrics.waited(started_at - job.accepted_at)
+        waited_s = started_at - job.accepted_at
+        self._pool.metrics.waited(waited_s)
+        if self.delivery.attempt == 1 and not job.output and job.next_seq < RESTART_STEP:  # else it had begun before
+            self._pool.traces.waited(job.trace, response_id=job.id, seconds=waited_s)
         try:
             outcome, ending = await self._ending()
             self._over = True
@@ -247,7 +253,7 @@ class Run:
             self._pool.metrics.finished.labels(self._label, outcome).inc()
             await self._pool.transport.ack(self.delivery)
         except LeaseLost:
-            log.warning("lease lost", extra={"response": job.id, "attempt": self.delivery.attempt})
+            log.warning("lease lost", extra={"response_id": job.id, "attempt": self.delivery.attempt})
         finally:
             self._pool.metrics.add_gaps(self._work.request.model, self.gaps)
 
@@ -266,7 +272,7 @@ class Run:
             return ("ok" if ending["status"] == "completed" else "length"), ending
         except UpstreamError as error:
             # Not the message: a model API may quote the prompt in it, and prompts are never logged.
-            extra = {"response": self.delivery.job.id, "result": error.result, "code": str(error.code)}
+            extra = {"response_id": self.delivery.job.id, "result": error.result, "code": str(error.code)}
             extra["upstream"] = error.upstream
             log.warning("upstream failed", extra=extra)
             return ("timeout" if error.result.startswith("timeout") else "error"), failed(error.code, error.message)
@@ -281,7 +287,7 @@ class Run:
         except LeaseLost:
             raise
         except Exception:
-            log.exception("a worker failed", extra={"response": self.delivery.job.id})
+            log.exception("a worker failed", extra={"response_id": self.delivery.job.id})
             self._pool.metrics.unhandled_errors.labels("worker").inc()
             return "error", failed(Code.SERVER_ERROR, "the server failed while it was answering")
 
@@ -299,7 +305,8 @@ class Run:
             self._work.request,
             self._work.context,
             self._composer,
-            response_id=self.delivery.job.id,
+            delivery=self.delivery,
+            traces=pool.traces,
             new_id=self._new_id,
             job_timeout_s=pool.rules.job_timeout_s,
             on_content=self._content_read,
@@ -337,7 +344,7 @@ class Run:
         except LeaseLost:
             self.abandon()
         except GrizzError:
-            log.exception("publishing failed", extra={"response": self.delivery.job.id})
+            log.exception("publishing failed", extra={"response_id": self.delivery.job.id})
 
     def _publish(self) -> None:
         events = self._composer.take()

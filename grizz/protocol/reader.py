@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import orjson
@@ -30,6 +31,9 @@ class Reader:
 
     Args:
         most_calls: tool calls beyond so many are ignored; None ignores none.
+
+    Attributes:
+        source: what the server says of its answer at the end, its own `id` and `model` among it.
     """
 
     def __init__(self, composer: Composer, *, new_id: NewId, most_calls: int | None = None) -> None:
@@ -38,6 +42,7 @@ class Reader:
         self._think = _Think()
         self._finish_reason: str | None = None
         self._usage: dict[str, Any] | None = None
+        self.source: Mapping[str, Any] = {}
         self.tokens = 0
         self.done = False
 
@@ -45,6 +50,11 @@ class Reader:
     def finishing(self) -> bool:
         """Has the model said why it stops? Only usage and `[DONE]` may follow."""
         return self._finish_reason is not None
+
+    @property
+    def finish_reason(self) -> str:
+        """Why the model stopped; "stop" when it did not say."""
+        return self._finish_reason or "stop"
 
     @property
     def usage(self) -> dict[str, Any] | None:
@@ -84,6 +94,7 @@ class Reader:
                 self._rest(delta)
             if choice.get("finish_reason"):
                 self._finish_reason = _text(choice["finish_reason"]).lower()
+                self.source = chunk
         except (AttributeError, TypeError, KeyError, IndexError) as error:
             raise _garbage("a chunk of another shape than chat.completion.chunk") from error
         if "error" in chunk or self._finish_reason in _BROKEN:

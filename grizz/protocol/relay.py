@@ -9,6 +9,7 @@ upstream may still be asked unseen.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from grizz.errors import Code, RequestError, UpstreamError
@@ -78,6 +79,7 @@ class Relay:
         tokens: events that brought something.
         done: the last event was read.
         finishing: never; the last event says everything.
+        source: see `Reader`.
     """
 
     finishing = False
@@ -89,10 +91,19 @@ class Relay:
         self._held_bytes = 0
         self._begun = False
         self._ending: dict[str, Any] | None = None
+        self.source: Mapping[str, Any] = {}
         self._hot: Part | None = None  # what the last delta was added to, and how it was named
         self._hot_place: tuple[Any, ...] = ()
         self.tokens = 0
         self.done = False
+
+    @property
+    def finish_reason(self) -> str:
+        """Why the model stopped, in the words of chat completions."""
+        why = self._ending.get("incomplete") if self._ending is not None else None
+        if why is None:
+            return "stop"
+        return "length" if why == "max_output_tokens" else str(why)
 
     def feed(self, payload: bytes) -> None:
         """One SSE payload; after the last event none counts.
@@ -173,6 +184,7 @@ class Relay:
     def _finish(self, kind: str, response: Any) -> None:
         response = response if isinstance(response, dict) else {}
         ending = echo.ending(kind, response)
+        self.source = response
         self._begin()
         output = response.get("output")
         self._known.settle(output if isinstance(output, list) else ())

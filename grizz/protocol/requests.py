@@ -6,6 +6,7 @@ Known fields are checked, unknown ones ignored: clients send many that only one 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +25,7 @@ _STREAM_ID = re.compile(r"[A-Za-z0-9_.\-]{1,256}\Z")
 _COMPACTED = ("model", "input", "instructions", "previous_response_id", "conversation")
 # With one of these there is something to answer without any input.
 _SAY_ENOUGH = ("previous_response_id", "conversation", "instructions")
+_PRESENCES = ("visible", "hidden", "idle")
 _REFUSED = {
     "prompt": "stored prompt templates live on another server; send 'instructions' and 'input'.",
 }
@@ -185,6 +187,24 @@ def response_id(frame: dict[str, Any]) -> str | None:
     if value is not None and not isinstance(value, str):
         raise bad(Code.INVALID_TYPE, f"'response_id' must be a string, not {kind(value)}.", "response_id")
     return value
+
+
+def unknown_event(name: Any, known: Iterable[str]) -> RequestError:
+    """The answer to a frame of another type than those that are known."""
+    shown = repr(name[:100]) if isinstance(name, str) else kind(name)
+    return bad(Code.UNKNOWN_EVENT_TYPE, f"Unknown event type {shown}; known are {', '.join(known)}.", "type")
+
+
+def presence(frame: dict[str, Any]) -> str:
+    """How much somebody looks at a page.
+
+    Raises:
+        RequestError: 400, it is no such word.
+    """
+    state = frame.get("state")
+    if state not in _PRESENCES:
+        raise bad(Code.INVALID_VALUE, f"'state' must be one of {', '.join(_PRESENCES)}.", "state")
+    return str(state)
 
 
 def starting_after(value: Any) -> int:

@@ -22,4 +22,4 @@ def check(metrics: Metrics, response_id: str, position: int, first: int) -> None
     """A reader of all up to `position` is given `first` next; called where that is not the very next number."""
     if missing := missing_after(position, first):
         metrics.events_lost.inc(missing)
-        log.error("events lost", extra={"response": response_id, "after": position, "next": first})
+        log.error("events lost", extra={"response_id": response_id, "after": position, "next": first})

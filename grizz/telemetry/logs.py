@@ -17,7 +17,7 @@ import re
 import sys
 import threading
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, TextIO
@@ -96,6 +96,13 @@ def finish(within_s: float) -> None:
             handler.stop(within_s)
 
 
+def say_node(node: Callable[[], str]) -> None:
+    """Put the short id of this process into each line from now on, as field `node`; it may change."""
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, LogPipe):
+            handler.node = node
+
+
 @contextlib.contextmanager
 def unthreaded(level: str, fmt: str) -> Iterator[None]:
     """Log to standard error without a thread, for a process that forks; `setup` in a fork takes over."""
@@ -143,11 +150,13 @@ class LogPipe(logging.Handler):
 
     Attributes:
         dropped: records lost so far because the queue was full or the stream stuck.
+        node: what each line says about which process it is of, or None.
     """
 
     def __init__(self, stream: TextIO, shape: logging.Formatter, max_records: int = QUEUE_RECORDS) -> None:
         super().__init__()
         self.dropped = 0
+        self.node: Callable[[], str] | None = None
         self._told = 0
         self._max_records = max_records
         self._records: deque[logging.LogRecord] = deque()
@@ -171,6 +180,8 @@ class LogPipe(logging.Handler):
         """Pass a record on without waiting; after `stop`, write it at once."""
         try:
             record = _prepared(record)
+            if self.node is not None:
+                record.node = self.node()
         except Exception:
             self.handleError(record)
             return

@@ -7,9 +7,11 @@ An adapter opens one request and hands out the raw bytes of its event stream; wh
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol, Self
+
+from grizz.core.job import NO_TRACE
 
 
 class Chunks(Protocol):
@@ -49,11 +51,16 @@ class Upstream(Protocol):
     def full(self) -> bool:
         """Is it answering as many as it may? One more would have to wait."""
 
-    def open(self, body: dict[str, Any], may_resend: Callable[[], bool]) -> AbstractAsyncContextManager[Chunks]:
+    def open(
+        self, body: dict[str, Any], may_resend: Callable[[], bool], headers: Mapping[str, str] = NO_TRACE
+    ) -> AbstractAsyncContextManager[Chunks]:
         """Start one stream of an answer; leaving the block closes it, also half-way.
 
         Tries once: the worker decides about another try. A connection that breaks at once may be a pooled one that
         had been dropped; `may_resend`, asked each time, says whether to send the request once more.
+
+        Args:
+            headers: further ones, as those of a trace.
 
         Raises:
             UpstreamError: from entering the block or from iterating.

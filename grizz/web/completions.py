@@ -21,7 +21,7 @@ from grizz.protocol.choices import Choice
 from grizz.protocol.completions import Asked
 from grizz.transport.base import Cause
 from grizz.web.auth import Door, Identity
-from grizz.web.errors import json_response
+from grizz.web.errors import REQUEST_ID, call_of, json_response
 from grizz.web.handlers import PING_S, Handlers
 from grizz.web.limits import Limits, submit
 from grizz.web.reading import Elsewhere, Reading
@@ -69,7 +69,7 @@ class Completions(Handlers):
         body, size = await self._json(request)
         named = isinstance(body, dict) and body.get("model")
         asked = completions.parse(body, "" if named else await self._default_model(identity.key))
-        reply = await submit(self._engine, self._limits, identity, asked.request, size, None)
+        reply = await submit(self._engine, self._limits, identity, asked.request, size, None, call_of(request))
         headers = self._limits.headers(identity)
         reading = Reading(self._engine, request, reply, -1)
         try:
@@ -96,7 +96,7 @@ class Completions(Handlers):
     ) -> web.StreamResponse:
         if request.transport is None:
             raise ConnectionResetError("the client went away")
-        response, guard = self._sse(request, headers), self._watchdog.guard(request.transport)
+        response, guard = self._sse(request, headers), self._watchdog.guard(request.transport, request[REQUEST_ID])
         try:
             try:
                 failure = await self._chunks(request, response, guard, reading, asked)

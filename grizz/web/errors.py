@@ -12,6 +12,8 @@ import orjson
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
+from grizz.core.job import NO_TRACE
+from grizz.engine.call import Call
 from grizz.errors import Code, RequestError
 from grizz.telemetry.metrics import Metrics
 
@@ -22,6 +24,9 @@ REQUEST_ID = web.RequestKey("request_id", str)
 # The path of `nowhere`; add it last.
 NOWHERE = "/{path:(?s:.*)}"
 _NOWHERE_CANONICAL = "/{path}"
+# What of a path stands in the log.
+_MAX_PATH = 200
+_TRACE_HEADERS = ("traceparent", "tracestate")
 # SDKs try these again by themselves; everything else a second try cannot mend.
 _RETRIABLE = frozenset({408, 409, 429, 500, 502, 503, 504})
 
@@ -41,15 +46,28 @@ def error_response(error: RequestError) -> web.Response:
     return json_response({"error": error.body()}, error.status, headers)
 
 
-def envelope(error: RequestError) -> dict[str, Any]:
-    """A refusal as a WebSocket frame (protocol §9.3)."""
+def envelope(error: RequestError, request_id: str = "") -> dict[str, Any]:
+    """A refusal as a WebSocket frame (protocol §9.3); the id is that of its handshake."""
     frame: dict[str, Any] = {"type": "error", "status": error.status, "error": error.body()}
-    headers = dict(error.headers)
+    headers = {"x-request-id": request_id} if request_id else {}
+    headers.update(error.headers)
     if error.retry_after_s is not None:
         headers["retry-after"] = f"{error.retry_after_s:.3g}"
     if headers:
         frame["headers"] = headers
     return frame
+
+
+def log_refusal(request_id: str, error: RequestError, **extra: object) -> None:
+    """One line for a refusal. Not its text: what the client sent may stand in that."""
+    log.info("request refused", extra={"request_id": request_id, "status": error.status, "code": error.code, **extra})
+
+
+def call_of(request: web.Request) -> Call:
+    """Who asks, for the log and for a trace."""
+    headers = request.headers
+    trace = {name: headers[name] for name in _TRACE_HEADERS if name in headers}
+    return Call(request[REQUEST_ID], trace or NO_TRACE)
 
 
 class Answers:
@@ -94,21 +112,24 @@ class Answers:
         """
         if isinstance(error, ConnectionError) or (isinstance(error, web.HTTPException) and error.status < 400):
             raise error
-        response = self._answer(request, error)
+        told = self._told(request, error)
+        log_refusal(request[REQUEST_ID], told, method=request.method, path=request.path[:_MAX_PATH])
+        response = error_response(told)
         response.headers["x-request-id"] = request[REQUEST_ID]
         return response
 
-    def _answer(self, request: web.Request, error: Exception) -> web.Response:
+    def _told(self, request: web.Request, error: Exception) -> RequestError:
         if isinstance(error, RequestError):
-            return error_response(error)
+            return error
         if isinstance(error, web.HTTPRequestEntityTooLarge):
             self._metrics.rejected.labels("too_large").inc()
-            return error_response(RequestError(413, Code.BODY_TOO_LARGE, error.text or "The body is too large."))
+            return RequestError(413, Code.BODY_TOO_LARGE, error.text or "The body is too large.")
         if isinstance(error, web.HTTPException):
-            return error_response(_of_http(request, error))
-        log.error("request failed", exc_info=error, extra={"request": request[REQUEST_ID], "path": request.path})
+            return _of_http(request, error)
+        extra = {"request_id": request[REQUEST_ID], "path": request.path[:_MAX_PATH]}
+        log.error("request failed", exc_info=error, extra=extra)
         self._metrics.unhandled_errors.labels("handler").inc()
-        return error_response(RequestError(500, Code.SERVER_ERROR, f"The server failed ({request[REQUEST_ID]})."))
+        return RequestError(500, Code.SERVER_ERROR, f"The server failed ({request[REQUEST_ID]}).")
 
     def _wrapped(self, handler: Handler) -> Handler:
         async def answer(request: web.Request) -> web.StreamResponse:

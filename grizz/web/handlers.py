@@ -59,7 +59,7 @@ class Handlers:
         stream.content_length = len(response.body)
         await stream.prepare(request)
         assert request.transport is not None
-        guard = self._watchdog.guard(request.transport)
+        guard = self._watchdog.guard(request.transport, request[REQUEST_ID])
         try:
             for start in range(0, len(response.body) if request.method != "HEAD" else 0, _PIECE):
                 with guard:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -14,13 +15,15 @@ from grizz.engine.reply import Reply
 from grizz.errors import Code, RequestError
 from grizz.protocol import compaction, requests, sse
 from grizz.web.auth import Door, Identity
-from grizz.web.errors import json_response
+from grizz.web.errors import REQUEST_ID, call_of, json_response
 from grizz.web.handlers import PING_S, Handler, Handlers
 from grizz.web.limits import Limits, submit
 from grizz.web.once import submit_once
 from grizz.web.paging import page
 from grizz.web.reading import Reading
 from grizz.web.watchdog import Guard, Watchdog
+
+log = logging.getLogger(__name__)
 
 _LOOK_S = 1.0
 
@@ -66,14 +69,17 @@ class Api(Handlers):
         if asked.background and not asked.store:
             text = "'background' needs 'store': who comes back for the answer must find it."
             raise RequestError(400, Code.INVALID_VALUE, text, param="background")
-        key = request.headers.get("Idempotency-Key")
+        key, call = request.headers.get("Idempotency-Key"), call_of(request)
         found: Reply | Turn
         replayed = False
         if key is None:
-            found = await submit(self._engine, self._limits, identity, asked, size, None)
+            found = await submit(self._engine, self._limits, identity, asked, size, None, call)
         else:
-            found, replayed = await submit_once(self._engine, self._limits, identity, asked, size, key=key, body=body)
+            once = submit_once(self._engine, self._limits, identity, asked, size, call, key=key, body=body)
+            found, replayed = await once
         headers = self._limits.headers(identity) | ({"Idempotent-Replayed": "true"} if replayed else {})
+        if replayed:
+            log.info("response asked for again", extra={"response_id": found.id, "request_id": call.request_id})
         if asked.stream:
             if replayed and isinstance(found, Reply):
                 self._engine.check_readers(found)
@@ -93,7 +99,7 @@ class Api(Handlers):
         work = compaction.request(asked.model, context, asked.fields.get("instructions"))
         # What the model is asked counts, not the request: that may hold no more than an id.
         size = max(size, len(work.input[0]["content"][0]["text"]))
-        reply = await submit(self._engine, self._limits, identity, work, size, None)
+        reply = await submit(self._engine, self._limits, identity, work, size, None, call_of(request))
         await self._ended(request, reply)
         answer = await self._engine.compactions.compacted(identity.owner, reply.response, context)
         return json_response(answer, headers=self._limits.headers(identity))
@@ -105,17 +111,21 @@ class Api(Handlers):
             return json_response(self._engine.snapshot(found))
         if isinstance(found, Reply):
             self._engine.check_readers(found)
-        return await self._stream(request, found, requests.starting_after(request.query.get("starting_after")))
+        after = requests.starting_after(request.query.get("starting_after"))
+        log.info("response resumed", extra={"response_id": found.id, "request_id": request[REQUEST_ID], "after": after})
+        return await self._stream(request, found, after)
 
     async def cancel(self, request: web.Request, identity: Identity) -> web.StreamResponse:
         """`POST /v1/responses/{id}/cancel`: idempotent."""
         found = await self._engine.cancel(request.match_info["id"], identity.owner)
+        log.info("response cancelled", extra={"response_id": found.id, "request_id": request[REQUEST_ID]})
         return json_response(self._engine.snapshot(found))
 
     async def delete(self, request: web.Request, identity: Identity) -> web.StreamResponse:
         """`DELETE /v1/responses/{id}`."""
         response_id = request.match_info["id"]
         await self._engine.delete(response_id, identity.owner)
+        log.info("response deleted", extra={"response_id": response_id, "request_id": request[REQUEST_ID]})
         return json_response({"id": response_id, "object": "response", "deleted": True})
 
     async def input_items(self, request: web.Request, identity: Identity) -> web.StreamResponse:
@@ -150,7 +160,7 @@ class Api(Handlers):
         response = self._sse(request, headers)
         await response.prepare(request)
         assert request.transport is not None
-        guard = self._watchdog.guard(request.transport)
+        guard = self._watchdog.guard(request.transport, request[REQUEST_ID])
         try:
             if isinstance(found, Turn):
                 event = found.last_event()

@@ -16,6 +16,7 @@ import orjson
 
 from grizz.config import KeySettings, LimitSettings, is_loopback
 from grizz.core.bucket import Buckets
+from grizz.engine.call import Call
 from grizz.engine.engine import Engine
 from grizz.engine.history import Scope
 from grizz.engine.reply import Reply
@@ -250,6 +251,7 @@ async def submit(
     request: requests.Request,
     size: int,
     scope: Scope | None,
+    call: Call,
     response_id: str | None = None,
 ) -> Reply:
     """Let a client's request in, if its limits allow it; what it used is settled when it has ended.
@@ -263,7 +265,13 @@ async def submit(
     admission = limits.admit(identity, size, engine.queued_of(identity.owner))
     try:
         return await engine.submit(
-            request, identity.owner, scope=scope, size=size, on_end=admission.ended, response_id=response_id
+            request,
+            identity.owner,
+            scope=scope,
+            size=size,
+            call=call,
+            on_end=admission.ended,
+            response_id=response_id,
         )
     except BaseException:
         admission.refused()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+from grizz.engine.call import Call
 from grizz.engine.engine import Engine
 from grizz.engine.history import Turn
 from grizz.engine.reply import Reply
@@ -19,7 +20,7 @@ _LOOK_EVERY_S = 0.4
 
 
 async def submit_once(
-    engine: Engine, limits: Limits, identity: Identity, request: Request, size: int, *, key: str, body: Any
+    engine: Engine, limits: Limits, identity: Identity, request: Request, size: int, call: Call, *, key: str, body: Any
 ) -> tuple[Reply | Turn, bool]:
     """Let a request in, unless this key brought one in already: its response, and whether it is an earlier one.
 
@@ -37,7 +38,7 @@ async def submit_once(
         earlier = await engine.once.take(owner, key, body, response_id)
         if earlier is None:
             try:
-                reply = await submit(engine, limits, identity, request, size, None, response_id)
+                reply = await submit(engine, limits, identity, request, size, None, call, response_id)
             except BaseException:
                 engine.once.give_back(owner, key)
                 raise

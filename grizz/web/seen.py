@@ -12,6 +12,7 @@ from aiohttp import web
 
 from grizz.protocol import sse
 from grizz.web.auth import Door, Identity
+from grizz.web.errors import REQUEST_ID
 from grizz.web.handlers import Handlers
 from grizz.web.limits import Limits
 from grizz.web.watchdog import Watchdog
@@ -52,7 +53,7 @@ class Seen(Handlers):
         response, gone = self._sse(request), asyncio.Event()
         await response.prepare(request)
         assert request.transport is not None
-        guard = self._watchdog.guard(request.transport)
+        guard = self._watchdog.guard(request.transport, request[REQUEST_ID])
         try:
             with guard:
                 await response.write(sse.encode("grizz:seen", orjson.dumps(self._door.seen(request))))

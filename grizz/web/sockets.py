@@ -19,7 +19,7 @@ from grizz.tasks import OnError, TaskOwner
 from grizz.telemetry.metrics import Metrics
 from grizz.web.auth import Door, Identity
 from grizz.web.auth.credentials import protocols, query_of
-from grizz.web.errors import REQUEST_ID, Answers
+from grizz.web.errors import REQUEST_ID, Answers, call_of, log_refusal
 from grizz.web.limits import Limits, Place
 from grizz.web.notices import AUTHENTICATED
 from grizz.web.socket import Socket
@@ -107,6 +107,7 @@ class Sockets:
             text = "GET /v1/responses speaks WebSocket: send 'Upgrade: websocket', or POST to create a response."
             raise RequestError(426, Code.UPGRADE_REQUIRED, text)
         ws = Socket(self._settings.server, known=not self._door.may_introduce_itself(request))
+        ws.headers["x-request-id"] = request[REQUEST_ID]
         try:
             self._door.check_origin(request)
             place = self._limits.connection(self._door.address_of(request))
@@ -128,18 +129,19 @@ class Sockets:
         self._limits.belongs_to(place, identity)
         ws.headers.update(self._limits.headers(identity))
         transport = await ws.open(request)
-        return self._opened(request, ws, self._watchdog.guard(transport), identity)
+        return self._opened(request, ws, self._watchdog.guard(transport, request[REQUEST_ID]), identity)
 
     async def _welcome_stranger(self, request: web.Request, ws: Socket, place: Place) -> Connection | None:
         """Its first message says who it is; a refusal can only come as a frame, since it is a WebSocket by then."""
         self._limits.stranger(place)
-        guard = self._watchdog.guard(await ws.open(request))
+        guard = self._watchdog.guard(await ws.open(request), request[REQUEST_ID])
         address = self._door.address_of(request)
         try:
-            identity = await introduction(ws, self._door, self._settings.auth.first_message_s, address)
+            identity = await introduction(ws, guard, self._door, self._settings.auth.first_message_s, address)
             self._limits.belongs_to(place, identity)
         except RequestError as error:
             self._refused(error)
+            log_refusal(guard.name, error)
             code = WSCloseCode.POLICY_VIOLATION if error.status == 401 else WSCloseCode.TRY_AGAIN_LATER
             await reject(ws, guard, error, code)
             return None
@@ -155,7 +157,7 @@ class Sockets:
     ) -> Connection:
         connection = Connection(
             ws,
-            name=request[REQUEST_ID],
+            call=call_of(request),
             identity=identity,
             extended=introduced or "grizz" in protocols(request),
             door=self._door,
@@ -167,7 +169,7 @@ class Sockets:
             tasks=TaskOwner("connection", self._on_error),
             default_model=self._default_model,
         )
-        extra = {"owner": identity.owner, "address": self._door.address_of(request), "conn": connection.name}
+        extra = {"owner": identity.owner, "address": self._door.address_of(request), "request_id": guard.name}
         log.info("connection opened", extra=extra)
         self._metrics.connects.labels("accepted").inc()
         self._metrics.connections.inc()
@@ -181,7 +183,7 @@ class Sockets:
         self._metrics.connections.dec()
         code, by = connection.ended()
         self._metrics.closed(by, code)
-        log.info("connection closed", extra={"conn": connection.name, "code": code, "by": by})
+        log.info("connection closed", extra={"request_id": connection.call.request_id, "close_code": code, "by": by})
 
     # All of them
 

@@ -18,7 +18,7 @@ from grizz.web.watchdog import Guard
 _MAX_FRAME = 16 * 1024
 
 
-async def introduction(ws: Socket, door: Door, within_s: float, address: str) -> Identity:
+async def introduction(ws: Socket, guard: Guard, door: Door, within_s: float, address: str) -> Identity:
     """Wait for the first message, and let it in by the token it brings.
 
     Raises:
@@ -30,7 +30,7 @@ async def introduction(ws: Socket, door: Door, within_s: float, address: str) ->
     except TimeoutError:
         text = f"No 'grizz:auth' came within {within_s:g} s."
         raise RequestError(401, Code.MISSING_API_KEY, text) from None
-    identity = await door.authenticate(_token(message), address)
+    identity = await door.authenticate(_token(message), address, guard.name)
     ws.known = True
     return identity
 
@@ -39,7 +39,7 @@ async def reject(ws: Socket, guard: Guard, error: RequestError, code: int) -> No
     """Say why, and close; a client that reads nothing is cut by the watchdog."""
     if not ws.closed:
         with contextlib.suppress(ConnectionError), guard:
-            await ws.send_frame(orjson.dumps(envelope(error)), WSMsgType.TEXT)
+            await ws.send_frame(orjson.dumps(envelope(error, guard.name)), WSMsgType.TEXT)
         await guard.close(ws.close(code=code))
     guard.release()
     guard.abort()

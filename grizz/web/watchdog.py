@@ -24,14 +24,16 @@ class Guard:
     """Watches the sends of one connection; use as `with guard:` around each.
 
     Attributes:
+        name: the request, or the handshake of the WebSocket, in the log.
         began_at: when the send under way began, None between sends.
         ended_at: when the last send ended; when the guard was made before the first.
         last_s: seconds the last send took.
     """
 
-    __slots__ = ("_dog", "_now", "_transport", "began_at", "ended_at", "last_s")
+    __slots__ = ("_dog", "_now", "_transport", "began_at", "ended_at", "last_s", "name")
 
-    def __init__(self, dog: Watchdog, transport: asyncio.Transport) -> None:
+    def __init__(self, dog: Watchdog, transport: asyncio.Transport, name: str) -> None:
+        self.name = name
         self._dog = dog
         self._now = dog.now
         self._transport = transport
@@ -75,9 +77,9 @@ class Watchdog:
         self.now = self._loop.time
         self.guards: set[Guard] = set()
 
-    def guard(self, transport: asyncio.Transport) -> Guard:
-        """A guard for a connection."""
-        guard = Guard(self, transport)
+    def guard(self, transport: asyncio.Transport, name: str) -> Guard:
+        """A guard for a connection, which is called `name` in the log."""
+        guard = Guard(self, transport, name)
         self.guards.add(guard)
         return guard
 
@@ -105,7 +107,7 @@ class Watchdog:
 
     def _cut(self, guard: Guard, now: float) -> None:
         stalled_s = round(now - (guard.began_at or now), 1)
-        log.warning("client takes nothing any more, cut off", extra={"stalled_s": stalled_s})
+        log.warning("client takes nothing any more, cut off", extra={"request_id": guard.name, "stalled_s": stalled_s})
         self._metrics.drops.labels("write_stall").inc()
         guard.abort()
         self.guards.discard(guard)

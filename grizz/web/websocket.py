@@ -12,18 +12,18 @@ import orjson
 from aiohttp import WebSocketError, WSCloseCode, WSMsgType
 
 from grizz.config import Settings
+from grizz.engine.call import Call
 from grizz.engine.engine import Engine
 from grizz.engine.history import Scope, Turn
 from grizz.engine.reply import Cursor, Reply
 from grizz.errors import Code, RequestError
 from grizz.protocol import requests
 from grizz.protocol.events import on_lane
-from grizz.protocol.items import kind
 from grizz.tasks import TaskOwner
 from grizz.telemetry.metrics import Metrics
 from grizz.web import notices, steer
 from grizz.web.auth import Door, Identity
-from grizz.web.errors import envelope
+from grizz.web.errors import envelope, log_refusal
 from grizz.web.lanes import Frame, Lane, Lanes, withdrawn
 from grizz.web.limits import Limits, submit
 from grizz.web.socket import Socket
@@ -34,14 +34,13 @@ log = logging.getLogger(__name__)
 
 # What one connection may have under way: its creates, attaches, cancels, and its writer.
 _MAX_TASKS = 128
-_PRESENCES = ("visible", "hidden", "idle")
 
 
 class Connection:
     """One client's socket, from the upgrade to the close.
 
     Attributes:
-        name: it in the log.
+        call: its handshake, in the log and in traces.
         identity: whose connection it is.
         opened_at: when it was opened, in seconds of the loop's clock.
         leaving: the close code with which the server sends it away; 0 while it does not.
@@ -64,10 +63,10 @@ class Connection:
         "_tasks",
         "_writer",
         "_ws",
+        "call",
         "closes_at",
         "identity",
         "leaving",
-        "name",
         "opened_at",
         "refused",
         "retired",
@@ -77,7 +76,7 @@ class Connection:
         self,
         ws: Socket,
         *,
-        name: str,
+        call: Call,
         identity: Identity,
         extended: bool,
         door: Door,
@@ -89,7 +88,7 @@ class Connection:
         tasks: TaskOwner,
         default_model: Callable[[str], Awaitable[str]],
     ) -> None:
-        self.name = name
+        self.call = call
         self.identity = identity
         self.leaving = 0
         self.retired = False
@@ -207,7 +206,7 @@ class Connection:
             else:
                 self._tasks.spawn(self._find_and_attach(response_id, position, lane_name), name=f"attach {response_id}")
         except RequestError as error:
-            self._refuse(error, lane_name)
+            self._refuse(error, lane_name, response_id)
 
     async def _find_and_attach(self, response_id: str, after: int, lane_name: str | None) -> None:
         """Deliver a response that may be anywhere; an unknown id opens no lane."""
@@ -217,7 +216,7 @@ class Connection:
         except RequestError as error:
             if error.code is Code.RESPONSE_NOT_FOUND:
                 self._metrics.resumes.labels("unknown").inc()
-            self._refuse(error, lane_name)
+            self._refuse(error, lane_name, response_id)
 
     # What comes in
 
@@ -231,10 +230,7 @@ class Connection:
                 self._extended = True
             handler = self._handlers.get(frame_type) if isinstance(frame_type, str) else None
             if handler is None:
-                known = ", ".join(self._handlers)
-                shown = repr(frame_type[:100]) if isinstance(frame_type, str) else kind(frame_type)
-                text = f"Unknown event type {shown}; known are {known}."
-                raise RequestError(400, Code.UNKNOWN_EVENT_TYPE, text, param="type")
+                raise requests.unknown_event(frame_type, self._handlers)
             if len(self._tasks) >= _MAX_TASKS:
                 text = f"{len(self._tasks)} requests of this connection are being looked after, which is the limit."
                 raise RequestError(429, Code.WEBSOCKET_QUEUE_FULL, text, retry_after_s=1.0)
@@ -264,8 +260,9 @@ class Connection:
     async def _cancel(self, response_id: str, lane_name: str | None) -> None:
         try:
             await self._engine.cancel(response_id, self.identity.owner)
+            log.info("response cancelled", extra={"response_id": response_id, "request_id": self.call.request_id})
         except RequestError as error:
-            self._refuse(error, lane_name)
+            self._refuse(error, lane_name, response_id)
 
     def _on_attach(self, frame: Frame, lane_name: str | None, size: int) -> None:
         response_id = requests.response_id(frame)
@@ -280,11 +277,7 @@ class Connection:
             self._done(lane)
 
     def _on_presence(self, frame: Frame, lane_name: str | None, size: int) -> None:
-        state = frame.get("state")
-        if state not in _PRESENCES:
-            text = f"'state' must be one of {', '.join(_PRESENCES)}."
-            raise RequestError(400, Code.INVALID_VALUE, text, param="state")
-        self._writer.presence = state
+        self._writer.presence = requests.presence(frame)
         self._writer.wake()
 
     def _on_auth(self, frame: Frame, lane_name: str | None, size: int) -> None:
@@ -297,7 +290,7 @@ class Connection:
         """A token that expires is followed by another one of the same user."""
         try:
             if self._door.has_accounts:
-                identity = await self._door.authenticate(token)
+                identity = await self._door.authenticate(token, request_id=self.call.request_id)
                 if identity.owner != self.identity.owner:
                     text = "This token is another user's; open another connection for it."
                     raise RequestError(403, Code.INVALID_API_KEY, text, param="token")
@@ -335,7 +328,7 @@ class Connection:
         try:
             default = "" if frame.get("model") else await self._default_model(self.identity.key)
             request = requests.parse(frame, default)
-            reply = await submit(self._engine, self._limits, self.identity, request, size, self._scope)
+            reply = await submit(self._engine, self._limits, self.identity, request, size, self._scope, self.call)
         except asyncio.CancelledError:
             if not lane.withdrawn:
                 raise
@@ -343,7 +336,7 @@ class Connection:
         except RequestError as error:
             self._create_failed(lane, frame, error)
         except Exception:
-            log.exception("a create failed", extra={"owner": self.identity.owner})
+            log.exception("a create failed", extra={"request_id": self.call.request_id, "owner": self.identity.owner})
             self._metrics.unhandled_errors.labels("handler").inc()
             self._create_failed(lane, frame, RequestError(500, Code.SERVER_ERROR, "The server failed."))
         else:
@@ -386,12 +379,14 @@ class Connection:
         self._attached(lane, turn.id, after, turn.last_seq, turn.response["status"], 1)
 
     def _attached(self, lane: Lane, response_id: str, after: int, last_seq: int, status: str, attempt: int) -> None:
-        if not self._extended:
-            return  # a stock SDK knows no such event
-        self.notify(notices.attached(response_id, after, last_seq, status, attempt), lane.name)
+        extra = {"response_id": response_id, "request_id": self.call.request_id, "after": after, "attempt": attempt}
+        log.info("response resumed", extra=extra)
+        if self._extended:  # a stock SDK knows no such event
+            self.notify(notices.attached(response_id, after, last_seq, status, attempt), lane.name)
 
-    def _refuse(self, error: RequestError, lane_name: str | None) -> None:
-        self.notify(envelope(error), lane_name)
+    def _refuse(self, error: RequestError, lane_name: str | None, response_id: str | None = None) -> None:
+        log_refusal(self.call.request_id, error, **({} if response_id is None else {"response_id": response_id[:100]}))
+        self.notify(envelope(error, self.call.request_id), lane_name)
 
     def _revoked(self) -> None:
         self._tasks.spawn(self.leave(WSCloseCode.SERVICE_RESTART, 0.0), name="leave")

@@ -180,9 +180,9 @@ class Writer:
         """Nothing more can be sent: the client shall come back and resume, instead of waiting for ever."""
         self._lost = True
         if isinstance(error, ConnectionError):
-            log.debug("connection lost while sending", extra={"err": repr(error)})
+            log.debug("connection lost while sending", extra={"request_id": self._guard.name, "err": repr(error)})
         else:
-            log.error("a writer failed", exc_info=error)
+            log.error("a writer failed", exc_info=error, extra={"request_id": self._guard.name})
             self._metrics.unhandled_errors.labels("handler").inc()
         self._guard.abort()
 

@@ -47,6 +47,12 @@ def over_http(method: str, path: str, body: dict[str, Any] | None = None) -> Pat
     return ask
 
 
+def _without(event: dict[str, Any], id_: str) -> str:
+    """A frame as it reads with the id taken out, and that of its connection, which every refusal on it has."""
+    headers = {name: told for name, told in event.get("headers", {}).items() if name != "x-request-id"}
+    return json.dumps({**event, "headers": headers}).replace(id_, "ID")
+
+
 def over_websocket(frame: dict[str, Any]) -> Path:
     """Ask for an id over a WebSocket: the first event about it."""
 
@@ -55,7 +61,7 @@ def over_websocket(frame: dict[str, Any]) -> Path:
         await player.send(json.loads(json.dumps(frame).replace("ID", id_)))
         event = await player.next()
         await player.ws.close()
-        return event.get("status", 0), json.dumps(event).replace(id_, "ID")
+        return event.get("status", 0), _without(event, id_)
 
     return ask
 
@@ -65,7 +71,7 @@ async def resume_by_url(http: aiohttp.ClientSession, grizz: Grizz, key: str, id_
     player = await Player.connect(http, url, headers=bearer(key), protocols=("responses", "grizz"))
     event = await player.next()
     await player.ws.close()
-    return event.get("status", 0), json.dumps(event).replace(id_, "ID")
+    return event.get("status", 0), _without(event, id_)
 
 
 async def detach(http: aiohttp.ClientSession, grizz: Grizz, key: str, id_: str) -> Answer:
@@ -75,7 +81,7 @@ async def detach(http: aiohttp.ClientSession, grizz: Grizz, key: str, id_: str) 
     await player.send({"type": "end"})
     event = await player.next()
     await player.ws.close()
-    return event["status"], json.dumps(event).replace(id_, "ID")
+    return event["status"], _without(event, id_)
 
 
 async def steer(http: aiohttp.ClientSession, grizz: Grizz, key: str, id_: str) -> Answer:
@@ -85,7 +91,7 @@ async def steer(http: aiohttp.ClientSession, grizz: Grizz, key: str, id_: str) -
     event = await player.next()
     await player.ws.close()
     found = event["error"]["code"] != "response_not_found"
-    return 200 if found else 404, json.dumps(event).replace(id_, "ID")
+    return 200 if found else 404, _without(event, id_)
 
 
 CREATE = {"input": "go on", "previous_response_id": "ID"}

@@ -142,3 +142,17 @@ def test_every_way_to_start_it_shows_the_same_help(command: list[str]) -> None:
         [sys.executable, *command, "--help"], capture_output=True, text=True, timeout=30, check=True, cwd=ROOT
     )
     assert "--check-config" in shown.stdout
+
+
+async def test_a_standard_error_that_nobody_empties_holds_up_no_answer(
+    start_process, http: aiohttp.ClientSession
+) -> None:
+    process = start_process("--demo")  # its log is read up to `ready`, and a pipe takes 64 KiB
+    player = await Player.connect(http, websocket_url(process.url))
+    for _ in range(1000):
+        await player.send({"type": "nonsense"})
+        assert (await player.next())["type"] == "error"
+    assert text_of(await player.ask("[[echo:still here]]")) == "still here"
+    await player.ws.close()
+    assert await asyncio.to_thread(process.end) == 0
+    assert sum("request refused" in line for line in process.log) == 1000

@@ -53,6 +53,20 @@ async def test_a_record_says_its_version_and_holds_the_payload_as_the_codec_writ
     assert (body["v"], body["work"]) == (1, {"said": "hello"})
 
 
+async def test_the_context_of_a_trace_travels_with_a_record_and_a_bad_one_costs_no_job():
+    sent = {"traceparent": "00-1-2-01", "tracestate": "a=1"}
+    data = pack(delivery(trace=sent), "home", 0.0, CODEC)
+    assert unpack(data, CODEC).delivery.job.trace == sent
+    for bad in (None, [], {"traceparent": 3}, "00-1-2-01"):
+        assert unpack(orjson.dumps({**orjson.loads(data), "trace": bad}), CODEC).delivery.job.trace == {}
+    assert "trace" not in orjson.loads(pack(delivery(), "home", 0.0, CODEC))
+
+
+async def test_what_a_later_version_adds_to_a_record_is_passed_over():
+    data = orjson.dumps({**orjson.loads(pack(delivery(), "home", 0.0, CODEC)), "later": {"a": 1}})
+    assert unpack(data, CODEC).delivery.job.id == "resp_1"
+
+
 JUNK = [b"", b"{", b"null", b"5", b"[]", b'"v"', b"{}", b"\xff\xfe", b'{"v":null}', b'{"v":1}']
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import OrderedDict
 from collections.abc import Sequence
 
@@ -10,6 +11,8 @@ from grizz.core.job import Delivery
 from grizz.errors import LeaseLost
 from grizz.protocol.events import Event
 from grizz.transport.base import Bus, Haste, Part
+
+log = logging.getLogger(__name__)
 
 # How long the log of an ended errand is kept, for a home that missed the end, and how many of them.
 _KEEP_S = 60.0
@@ -182,6 +185,9 @@ class Errands:
 
     def settle(self, errand: Errand, now: float) -> None:
         """It has ended; its log stays for a while, should its home have missed something."""
+        delivery = errand.delivery
+        extra = {"response_id": delivery.job.id, "peer": errand.home, "attempt": delivery.attempt}
+        log.info("response of another node ended here", extra={**extra, "events": len(errand.log)})
         self._stop(errand)
         errand.ended_at = now
         self._ended[errand.delivery.token] = errand

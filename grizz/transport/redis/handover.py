@@ -8,6 +8,7 @@ attempt again, and that is none more. Without another node the records stay in t
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import logging
 import random
 from collections.abc import Callable, Sequence
@@ -135,6 +136,7 @@ class Handover:
         self._bus.post(heir, part, [data, *(event.data for event in events)])
 
     def _on_inherited(self, sender: str, part: Part, lines: Sequence[bytes]) -> None:
+        log.info("response handed over", extra={"response_id": part["id"], "peer": sender})
         self._taken.add(part["id"])
         self._answered()
 
@@ -144,7 +146,7 @@ class Handover:
         try:
             delivery = record.unpack(lines[0], self._codec).delivery
         except UnreadableRecord as error:
-            log.warning("an answer of a leaving node cannot be read", extra={"node": sender, "err": str(error)})
+            log.warning("an answer of a leaving node cannot be read", extra={"peer": sender, "err": str(error)})
             return
         events = [Event.read(int(part["s"]) + index, line) for index, line in enumerate(lines[1:])]
         self._tasks.spawn(self._take(sender, delivery, part["w"], events), name=f"inherit {delivery.job.id}")
@@ -166,7 +168,8 @@ class Handover:
                 place.worker, place.next_seq = worker, events[-1].seq + 1
                 jobs.papers.write(delivery)
             else:
-                await self._put(delivery)
+                await self._put(dataclasses.replace(delivery, job=job))
+        log.info("response taken over, its home leaves", extra={"response_id": delivery.job.id, "peer": sender})
         for node in (sender, record.home_of(delivery.job.id)):
             await self._transport.inheritance.add(node)
         self._bus.post(sender, {"k": "inherited", "id": delivery.job.id})
@@ -177,5 +180,5 @@ class Handover:
         try:
             await self._transport.put(again, delivery.attempt)
         except (QueueFull, TransportClosed) as error:
-            log.error("an answer taken over finds no room", extra={"response": again.id, "err": str(error)})
+            log.error("an answer taken over finds no room", extra={"response_id": again.id, "err": str(error)})
             self._home.buried(delivery)

@@ -138,7 +138,7 @@ class Heir:
         try:
             await asyncio.shield(task)
         except (RedisDown, RedisError) as error:
-            log.warning("a takeover did not succeed", extra={"node": node, "err": str(error)})
+            log.warning("a takeover did not succeed", extra={"peer": node, "err": str(error)})
             return False
         return True
 
@@ -158,7 +158,7 @@ class Heir:
         await self._link.ask("HSET", self._keys.records(me), _UNDER_WAY + node, "1")
         won = await self._rename(theirs, mine)
         if first or won:
-            log.warning("another node is gone; its answers go on here", extra={"node": node})
+            log.warning("another node is gone; its answers go on here", extra={"peer": node})
             self._metrics.redis.takeovers.inc()
         # Who ran something for it has the logs of that, and perhaps nobody else has: that goes on where it is.
         self._transport.keeper.keep_errands(node)
@@ -233,6 +233,8 @@ class Heir:
         if job is None:
             return
         self._metrics.redis.adopted.inc()
+        peer = record.home_of(job.id)
+        log.warning("response begun anew, its home is gone", extra={"response_id": job.id, "peer": found.home or peer})
         if spent:
             self._transport.jobs.papers.bury(job, delivery.attempt, f"{delivery.attempt} attempts were lost")
             self._home.buried(dataclasses.replace(delivery, job=job))
@@ -240,7 +242,7 @@ class Heir:
         try:
             await self._transport.put(job, delivery.attempt)
         except QueueFull as error:
-            log.error("an answer taken over finds no room", extra={"response": job.id, "err": str(error)})
+            log.error("an answer taken over finds no room", extra={"response_id": job.id, "err": str(error)})
             self._home.buried(Delivery(job, delivery.attempt, ""))
 
     async def _reclaim(self, node: str) -> None:

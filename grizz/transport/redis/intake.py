@@ -98,12 +98,15 @@ class Intake:
         else:
             errand = Errand(delivery, found.home, entry, asyncio.get_running_loop().time())
             self._errands.begin(errand)
+            extra = {"response_id": delivery.job.id, "peer": found.home, "attempt": delivery.attempt}
+            log.info("response of another node runs here", extra=extra)
             self._accept(delivery, "elsewhere")
             self._bus.post(found.home, {"k": "started", **errand.name}, haste=Haste.TICK)
 
     def _take_requeued(self, entry: bytes, found: Record) -> None:
         """A dead letter that was requeued has no home left; whoever reads it is its home."""
         job_id = found.delivery.job.id
+        log.warning("dead letter begun anew here", extra={"response_id": job_id})
         self.home.forget(job_id, self._bus.node)
         self._bus.post(home_of(job_id), {"k": "requeued", "id": job_id})
         job = self.home.adopt(found.delivery.job, found.delivery.attempt + 1, None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Sequence
 
 from grizz.protocol.events import Event
@@ -16,6 +17,8 @@ from grizz.transport.redis.errands import Errand, Errands
 from grizz.transport.redis.inbox import Inbox
 from grizz.transport.redis.inheritance import Inheritance
 from grizz.transport.redis.record import home_of
+
+log = logging.getLogger(__name__)
 
 # After so many leases a home that hears nothing is looked after; who lost Redis for a moment is back by then.
 _SILENT = 0.7
@@ -80,11 +83,11 @@ class Keeper:
         if errands:
             self._bus.shout({"k": "kept", "ids": [errand.delivery.job.id for errand in errands]})
 
-    def become_home(self, errand: Errand, log: Sequence[Event] | None = None) -> None:
+    def become_home(self, errand: Errand, events: Sequence[Event] | None = None) -> None:
         """Keep an errand as one's own response, with the log its home had or else what was said here."""
         delivery = errand.delivery
         self._errands.drop(errand)
-        job = self.home.adopt(delivery.job, delivery.attempt, errand.log if log is None else log)
+        job = self.home.adopt(delivery.job, delivery.attempt, errand.log if events is None else events)
         if job is None or errand.ended_at is not None:
             self.workers.abandon(delivery)
             if not errand.heard:
@@ -92,6 +95,8 @@ class Keeper:
         if job is None:
             return
         self._metrics.adopted.inc()
+        extra = {"response_id": job.id, "peer": errand.home, "attempt": delivery.attempt}
+        log.warning("response goes on here, its home is gone", extra=extra)
         if errand.ended_at is None:
             self._jobs.ledger.adopt(delivery, _now())
             if self._jobs.papers.write(delivery) is None:

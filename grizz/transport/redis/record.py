@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import orjson
 
-from grizz.core.job import Delivery, Job
+from grizz.core.job import NO_TRACE, Delivery, Job
 from grizz.transport.redis.keys import FORMAT
 
 
@@ -55,8 +55,10 @@ def pack(delivery: Delivery, home: str, expires_at: float, codec: Codec) -> byte
     """The record of a delivery."""
     job = delivery.job
     waited_s = asyncio.get_running_loop().time() - job.accepted_at
+    traced = {"trace": dict(job.trace)} if job.trace else {}  # earlier versions pass over what they do not know
     return orjson.dumps(
         {
+            **traced,
             "v": FORMAT,
             "id": job.id,
             "owner": job.owner,
@@ -92,6 +94,7 @@ def unpack(data: bytes, codec: Codec) -> Record:
             accepted_at=asyncio.get_running_loop().time() - waited_s,
             next_seq=_count(body["next_seq"]),
             output=_objects(body["output"]),
+            trace=_trace(body.get("trace")),
         )
         delivery = Delivery(job, _count(body["attempt"]), str(body["token"]))
         return Record(delivery, str(body["home"]), float(body["expires_at"]))
@@ -111,6 +114,12 @@ def _objects(value: Any) -> tuple[dict[str, Any], ...]:
     if not isinstance(value, list) or not all(isinstance(entry, dict) for entry in value):
         raise ValueError(f"{value!r:.50} is no list of objects")
     return tuple(value)
+
+
+def _trace(value: Any) -> Mapping[str, str]:
+    """Headers, or none: no job is lost for its trace."""
+    good = isinstance(value, dict) and all(isinstance(text, str) for text in value.values())
+    return value if good else NO_TRACE
 
 
 def home_of(job_id: str) -> str:

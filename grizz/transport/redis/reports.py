@@ -6,6 +6,7 @@ They speak of a job by its token; what carries another one than the ledger has i
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Sequence
 
 from grizz.core.job import Delivery
@@ -17,6 +18,8 @@ from grizz.transport.redis.chores import Chores
 from grizz.transport.redis.dispatch import Dispatcher, named
 from grizz.transport.redis.inheritance import Inheritance
 from grizz.transport.redis.places import Place
+
+log = logging.getLogger(__name__)
 
 # A gap is asked for once in this time, however many messages show it.
 _ASK_AGAIN_S = 1.0
@@ -62,6 +65,8 @@ class Reports:
         place = self._jobs.places.place(delivery.job)
         if self._jobs.ledger.is_offered(job_id):
             self._jobs.ledger.start(delivery, _now())
+            extra = {"response_id": job_id, "peer": sender, "attempt": delivery.attempt}
+            log.info("response runs on another node", extra=extra)
             if place.recorded:  # its stream entry is its record now
                 place.recorded = False
                 self._chores.record(job_id)

@@ -122,7 +122,7 @@ class Journal:
             try:
                 one = record.unpack(data, self._codec)
             except UnreadableRecord as error:
-                log.error("an unfinished job cannot be read", extra={"response": job_id, "err": str(error)})
+                log.error("an unfinished job cannot be read", extra={"response_id": job_id, "err": str(error)})
                 self.remove(job_id)
                 continue
             found.append(Unfinished(one.delivery.job, attempt, one.expires_at))

@@ -84,6 +84,7 @@ class Revival:
         if begun is None:
             return None
         self._adopted()
+        log.info("response begun anew after a restart", extra={"response_id": begun.id, "attempt": found.attempt})
         return dataclasses.replace(found, job=begun)
 
     def _is_spent(self, found: Unfinished) -> bool:

@@ -30,6 +30,7 @@ from grizz.web.auth.keys import Keys
 from grizz.web.auth.places import Places, client_network
 from grizz.web.auth.tickets import Tickets
 from grizz.web.auth.tokens import Tokens, looks_like_token
+from grizz.web.errors import REQUEST_ID
 
 log = logging.getLogger(__name__)
 
@@ -207,16 +208,17 @@ class Door:
         except RequestError as error:
             by = credential.source if credential else "none"
             extra = {"address": self.address_of(request), "code": str(error.code), "by": by, "path": request.path}
-            log.info("sign-in refused", extra=extra)
+            log.info("sign-in refused", extra={"request_id": request.get(REQUEST_ID, ""), **extra})
             raise
         request[_IDENTITY] = identity
         return identity
 
-    async def authenticate(self, token: str, address: str = "") -> Identity:
+    async def authenticate(self, token: str, address: str = "", request_id: str = "") -> Identity:
         """Who shows this key or token, as the first message of a WebSocket or to begin a session.
 
         Args:
             address: where from, for the log.
+            request_id: of its WebSocket's handshake, for the log.
 
         Raises:
             RequestError: as `identify`.
@@ -224,7 +226,8 @@ class Door:
         try:
             return await self._check(Credential("message", token))
         except RequestError as error:
-            log.info("sign-in refused", extra={"address": address, "code": str(error.code), "by": "message"})
+            extra = {"request_id": request_id, "address": address, "code": str(error.code), "by": "message"}
+            log.info("sign-in refused", extra=extra)
             raise
 
     def may_introduce_itself(self, request: web.Request) -> bool:
