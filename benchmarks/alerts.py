@@ -33,6 +33,8 @@ from tests.redis_servers import RedisServer
 MINUTE_S = 1.0
 CALM_S = 8.0  # of load before each fault, in which nothing may be raised
 AFTER_S = 3.0  # and after the last alert that is expected
+# More than the buffers on the way to a client hold, in few tokens.
+LONG_WORDS = f"[[echo:{' '.join(['w' * 999] * 250)}]]"
 FIRING = 'ALERTS{alertstate="firing"}'
 
 
@@ -164,13 +166,14 @@ async def nothing(scene: Scene) -> None:
 
 async def clients_read_nothing(scene: Scene) -> None:
     async def one(number: int) -> None:
+        await asyncio.sleep(number / 2)
         while True:
             raw = await Raw.open(scene.live[number % len(scene.live)].url, narrow=True)
             scene.held.append(raw)
-            await raw.send(text({"type": "response.create", "input": "[[words:1500]] [[rate:0]]"}))
+            await raw.send(text({"type": "response.create", "input": LONG_WORDS}))
             await asyncio.sleep(4)
 
-    for number in range(12):
+    for number in range(8):
         scene.go(one(number))
 
 
