@@ -29,7 +29,7 @@ run-local: $(LOCAL) ## start it with a small real model on this machine (130 MB)
 	@$(BIN)/python grizz.py --local $(ARGS)
 
 test: $(DEV) ## run the tests; TESTS="tests/unit -k config" runs some of them
-	@$(BIN)/python -m pytest -q -n 6 --dist worksteal $(or $(TESTS),--ignore=tests/deploy)
+	@$(BIN)/python -m pytest -q -n 8 --dist worksteal $(or $(TESTS),--ignore=tests/deploy)
 
 test-deploy: $(DEV) ## run the tests of deploy/, with Prometheus, nginx, Caddy and HAProxy where they are installed
 	@$(BIN)/python -m pytest -q -n 6 --dist worksteal tests/deploy $(TESTS)

@@ -12,7 +12,7 @@ import pytest
 
 from grizz.config import SECTIONS, SETTINGS
 from grizz.errors import Code
-from tests.conftest import ROOT
+from tests.conftest import ROOT, Process
 from tests.faults.test_redis_kinds import RIGHTS
 
 DOCUMENTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -25,12 +25,19 @@ EXAMPLES = [
 ]
 
 
+@pytest.fixture(scope="module")
+def demo() -> Iterator[str]:
+    """The address of a server as the examples expect one; they share it, since a start is most of such a test."""
+    process = Process("--demo")
+    yield process.url.removeprefix("http://")
+    process.end()
+
+
 @pytest.mark.parametrize(
     "code", [code for _, code in EXAMPLES], ids=[f"{name}-{n}" for n, (name, _) in enumerate(EXAMPLES)]
 )
-def test_the_example_runs_as_it_stands(start_process, code: str) -> None:
-    process = start_process("--demo")
-    code = code.replace("127.0.0.1:8000", process.url.removeprefix("http://"))
+def test_the_example_runs_as_it_stands(demo: str, code: str) -> None:
+    code = code.replace("127.0.0.1:8000", demo)
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
     assert ran.returncode == 0, ran.stderr
     assert len(ran.stdout) > 20
