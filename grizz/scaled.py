@@ -47,7 +47,7 @@ log = logging.getLogger(__name__)
 
 _TELL_EVERY_S = 3600.0
 _FIRST_TOLD_S = 60.0
-_COUNT_LETTERS_S = 900.0
+_COUNT_LETTERS_S = 3600.0
 CODEC = Codec(Work.to_wire, Work.from_wire, lambda work: work.may_keep)
 # What the budget asks for, as seconds between two messages to another node.
 _INTERVAL_S = {Thrift.SLOW: 1.0, Thrift.SLOWER: 2.0, Thrift.LOCAL: 2.0}
@@ -224,7 +224,7 @@ class Scaled:
         self.budget.spent(1, time.monotonic())
 
     def _dead_letters(self) -> float:
-        """How many there were when they were last counted: one command, four times an hour at most."""
+        """How many there were when they were last counted: one command, once an hour at most."""
         now = time.monotonic()
         if now - self._letters_at > _COUNT_LETTERS_S and self.link.send("XLEN", self.keys.dead, then=self._counted):
             self._letters_at = now

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 import orjson
 
-from grizz.config import UpstreamSettings
+from grizz.config import UpstreamSettings, is_loopback
 from grizz.doctor.findings import Finding, State
 
 MOST_BODY = 1 << 20
@@ -74,7 +76,7 @@ async def ask(patient: Patient, http: aiohttp.ClientSession, path: str, body: di
             if keep := response.headers.get("Keep-Alive"):
                 patient.facts["keep-alive"] = f" ({keep})"
             if response.status != 200 or kind != "text/event-stream":
-                text = (await response.content.read(MOST_BODY)).decode(errors="replace")
+                text = (await body_of(response)).decode(errors="replace")
                 error = text_of(text) if response.status != 200 else ""
                 return Said(response.status, kind, error)
             return await _stream(response, began)
@@ -100,10 +102,40 @@ async def _stream(response: aiohttp.ClientResponse, began: float) -> Said:
     return Said(response.status, response.content_type, first_s=first_s, events=tuple(events))
 
 
+def delta_of(event: dict[str, Any]) -> dict[str, Any]:
+    """What the first choice of a chunk brings; nothing where a server sends something else."""
+    choices = event.get("choices")
+    first = choices[0] if isinstance(choices, list) and choices else None
+    delta = first.get("delta") if isinstance(first, dict) else None
+    return delta if isinstance(delta, dict) else {}
+
+
+def count_of(usage: object) -> int:
+    """The tokens of a `usage`; 0 where it says none."""
+    total = usage.get("total_tokens") if isinstance(usage, dict) else None
+    return total if isinstance(total, int) else 0
+
+
 def _has_content(event: dict[str, Any]) -> bool:
-    choices = event.get("choices") or [{}]
-    delta = choices[0].get("delta") or {}
+    delta = delta_of(event)
     return any(delta.get(name) for name in ("content", "reasoning_content", "reasoning", "tool_calls"))
+
+
+async def body_of(response: aiohttp.ClientResponse) -> bytes:
+    """All of it, or the first `MOST_BODY` bytes: one read brings no more than what has come."""
+    came = b""
+    async for chunk in response.content.iter_any():
+        came += chunk
+        if len(came) > MOST_BODY:
+            break
+    return came[:MOST_BODY]
+
+
+def proxy_of(url: str) -> str | None:
+    """The proxy that the environment names for this address. aiohttp's own look-up reads ~/.netrc as well."""
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    return None if is_loopback(host) or proxy_bypass(host) else getproxies().get(parts.scheme)
 
 
 def text_of(body: str) -> str:

@@ -15,6 +15,7 @@ import aiohttp
 import orjson
 
 from grizz.config import is_loopback
+from grizz.doctor.asking import body_of, proxy_of
 from grizz.doctor.findings import Finding
 from grizz.doctor.machine import until
 
@@ -73,7 +74,7 @@ async def through(url: str, key: str) -> AsyncIterator[Finding]:
         return
     timeout = aiohttp.ClientTimeout(total=_WITHIN_S)
     connector = aiohttp.TCPConnector(ssl=tls)
-    async with aiohttp.ClientSession(connector=connector, timeout=timeout, trust_env=True) as http:
+    async with aiohttp.ClientSession(connector=connector, timeout=timeout, proxy=proxy_of(url)) as http:
         for look in (_ready, _metrics, _stream, _address, _scheme, _websocket, _upload):
             try:
                 async for finding in look(visit, http):
@@ -139,7 +140,7 @@ async def _ready(visit: Visit, http: aiohttp.ClientSession) -> AsyncIterator[Fin
 async def _metrics(visit: Visit, http: aiohttp.ClientSession) -> AsyncIterator[Finding]:
     """May anybody have them?"""
     async with http.get(f"{visit.url}/metrics", allow_redirects=False) as answer:
-        text = (await answer.content.read(_MOST_BODY)).decode(errors="replace")
+        text = (await body_of(answer)).decode(errors="replace")
     if answer.status != 200 or "grizz_" not in text:
         yield Finding("metrics", "ok", f"not for everybody ({answer.status})")
         return
@@ -293,7 +294,7 @@ async def _seen(
 
 
 async def _body(answer: aiohttp.ClientResponse) -> dict[str, Any]:
-    return _object(await answer.content.read(_MOST_BODY))
+    return _object(await body_of(answer))
 
 
 def _object(raw: bytes) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import aiohttp
 import orjson
 
-from grizz.doctor.asking import MOST_BODY, Patient, Said, ask, text_of, why
+from grizz.doctor.asking import Patient, Said, ask, body_of, count_of, delta_of, proxy_of, text_of, why
 from grizz.doctor.findings import Finding, State
 from grizz.doctor.machine import until
 
@@ -112,14 +112,14 @@ def _session(patient: Patient) -> aiohttp.ClientSession:
             sock_connect=patient.settings.connect_timeout_s, sock_read=patient.settings.idle_timeout_s
         ),
         trace_configs=[trace],
-        trust_env=True,
+        proxy=proxy_of(patient.base_url),
     )
 
 
 async def _models(patient: Patient, http: aiohttp.ClientSession) -> AsyncIterator[Finding]:
     try:
         async with asyncio.timeout(_MODELS_S), http.get(f"{patient.base_url}/models") as response:
-            body = (await response.content.read(MOST_BODY)).decode(errors="replace")
+            body = (await body_of(response)).decode(errors="replace")
             status, headers = response.status, response.headers
     except (aiohttp.ClientError, TimeoutError) as error:
         yield patient.found("models", "bad", f"not listed: {why(error)}", "see the log of the model server")
@@ -199,7 +199,7 @@ async def _chat(patient: Patient, http: aiohttp.ClientSession) -> AsyncIterator[
         text = "not reported in the stream, so that no tokens are counted"
         yield patient.found("usage", "note", text, "limits by tokens cannot hold with this server")
     else:
-        patient.tokens += int(usage.get("total_tokens") or 0)
+        patient.tokens += count_of(usage)
         yield patient.found("usage", "ok", "reported in the stream")
 
 
@@ -213,7 +213,7 @@ async def _tools(patient: Patient, http: aiohttp.ClientSession) -> AsyncIterator
     body |= {"stream_options": {"include_usage": True}, patient.facts["limit"]: _ENOUGH_FOR_A_CALL}
     said = await ask(patient, http, "chat/completions", body | {"tools": [{"type": "function", "function": function}]})
     usages = (event["usage"] for event in said.events if isinstance(event.get("usage"), dict))
-    patient.tokens += sum(int(usage.get("total_tokens") or 0) for usage in usages)
+    patient.tokens += sum(map(count_of, usages))
     if said.error or not said.events:
         advice = "requests with tools will fail; vLLM needs --enable-auto-tool-choice and a parser, llama.cpp --jinja"
         yield patient.found("tools", "note", f"functions are refused ({said.status}): {said.error}", advice)
@@ -224,8 +224,7 @@ async def _tools(patient: Patient, http: aiohttp.ClientSession) -> AsyncIterator
 
 
 def _calls(event: dict[str, Any]) -> bool:
-    choices = event.get("choices") or [{}]
-    return bool((choices[0].get("delta") or {}).get("tool_calls"))
+    return bool(delta_of(event).get("tool_calls"))
 
 
 def _no_chat(patient: Patient, said: Said) -> Finding:
@@ -292,7 +291,7 @@ def _lacking(events: tuple[dict[str, Any], ...]) -> list[str]:
 def _responses_tokens(event: dict[str, Any]) -> int:
     response = event.get("response")
     usage = response.get("usage") if isinstance(response, dict) else None
-    return int(usage.get("total_tokens") or 0) if isinstance(usage, dict) else 0
+    return count_of(usage)
 
 
 async def _kept(patient: Patient, http: aiohttp.ClientSession) -> AsyncIterator[Finding]:

@@ -166,7 +166,7 @@ class Engine:
             self._metrics.rejected.labels("draining").inc()
             raise restarting() from error
         except RequestError as error:
-            self._metrics.rejected.labels(reason(error)).inc()
+            self._metrics.rejected.labels(reason(error, draining=self.draining)).inc()
             raise
 
     async def context(self, request: Request, owner: str) -> list[Item]:
@@ -335,7 +335,7 @@ class Engine:
         if waits:
             composer.lifecycle("queued", status)
         self.replies.add(reply)
-        self.home.accepted(reply, asked.call)
+        self.home.begins(reply, asked.call)
         self.home.publish(reply, composer)
         if request.generate:
             work = Work(request, context, composer.response)
@@ -346,6 +346,7 @@ class Engine:
                         await self._transport.put(job)
             except BaseException:
                 reply.on_end = None  # it has not been, and who asked is told so by the exception
+                reply.span.ended({**reply.response, "status": "failed", "error": {"code": "not_accepted"}})
                 self.replies.remove(reply)
                 # A cancelled `put` may have queued it: nobody would have it, and it would be begun after a restart.
                 self._tasks.spawn(self._transport.cancel(reply.id, Cause.ABANDONED), name=f"withdraw {reply.id}")
@@ -355,6 +356,7 @@ class Engine:
             composer.finish("completed", completed_at=int(time.time()), usage=usage({}))
             self.home.publish(reply, composer)
         self._metrics.submitted.labels(self._metrics.model(request.model)).inc()
+        self.home.accepted(reply)
         return reply
 
     def new_response_id(self) -> str:

@@ -71,9 +71,12 @@ class Home:
     def __repr__(self) -> str:
         return f"<Home of {self._replies!r}>"
 
-    def accepted(self, reply: Reply, call: Call) -> None:
-        """A response has an id, and will end."""
+    def begins(self, reply: Reply, call: Call) -> None:
+        """A response has an id."""
         self._trace(reply, call.trace)
+
+    def accepted(self, reply: Reply) -> None:
+        """And will have an end."""
         extra = {"response_id": reply.id, "request_id": reply.request_id, "owner": reply.owner}
         log.info("response accepted", extra={**extra, "status": reply.status, "model": reply.request.model})
 
@@ -281,7 +284,7 @@ class Home:
     def _show(self, reply: Reply, events: Sequence[Event], now: float) -> None:
         expected, first = reply.last_seq + 1, events[0].seq
         if 0 < expected < first:
-            continuity.check(self._metrics, reply.id, expected - 1, first)
+            continuity.check(self._metrics, reply.id, expected - 1, events[0])
         elif first < expected:
             self._metrics.events_doubled.inc(min(len(events), expected - first))
         self._metrics.events.inc(len(events))

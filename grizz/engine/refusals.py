@@ -5,7 +5,7 @@ from __future__ import annotations
 from grizz.errors import Code, QueueFull, RequestError
 
 _QUEUE_FULL_RETRY_S = 5.0
-_REASONS = {Code.OVERLOADED: "draining", Code.RATE_LIMIT: "rate_limited", Code.CONVERSATION_LOCKED: "locked"}
+_REASONS = {Code.OVERLOADED: "unavailable", Code.RATE_LIMIT: "rate_limited", Code.CONVERSATION_LOCKED: "locked"}
 
 
 def not_found(response_id: str) -> RequestError:
@@ -24,6 +24,7 @@ def queue_full(error: QueueFull) -> RequestError:
     return RequestError(429, Code.RATE_LIMIT, text, retry_after_s=_QUEUE_FULL_RETRY_S)
 
 
-def reason(error: RequestError) -> str:
+def reason(error: RequestError, *, draining: bool) -> str:
     """Why, as metrics name it."""
-    return _REASONS.get(error.code, "invalid")
+    why = _REASONS.get(error.code, "invalid")
+    return "draining" if draining and why == "unavailable" else why

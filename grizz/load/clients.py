@@ -93,7 +93,10 @@ class Client(ABC):
         try:
             await self._hear(heard)
         except Refused as refusal:
-            self._tally.ended[f"failed: {refusal.code}"] += 1
+            if heard.response_id:
+                self._tally.blame("lost", heard.response_id)
+            else:
+                self._tally.denied[refusal.code] += 1
         except TimeoutError:
             self._tally.blame("hung", heard.response_id)
             await self.close()
@@ -130,7 +133,7 @@ class Client(ABC):
                 if refusal.status in _LATER:
                     self._tally.refused[refusal.code] += 1
                     await asyncio.sleep(refusal.later_s * random.uniform(1, 1.2))
-                elif heard.response_id and refusal.status == 404:
+                elif heard.response_id and refusal.status in (404, 410):
                     denied_since = denied_since or now
                     if now - denied_since > _GONE_S:
                         raise LookupError(heard.response_id) from None
@@ -151,6 +154,7 @@ class Client(ABC):
         self._turn += 1
         self._tally.reconnects += 1
         if heard.response_id:
+            heard.resumed = True
             self._tally.resumes += 1
         else:
             self._tally.unconfirmed += 1
@@ -220,7 +224,8 @@ class WebSocketClient(Client):
             return self._socket
         url = f"{self._server}/v1/responses"
         try:
-            self._socket = await self._http.ws_connect(url, protocols=PROTOCOLS, max_msg_size=0)
+            async with asyncio.timeout(self._plan.silence_s):
+                self._socket = await self._http.ws_connect(url, protocols=PROTOCOLS, max_msg_size=0)
         except aiohttp.WSServerHandshakeError as error:
             if error.status in (502, 504):
                 raise ConnectionError(str(error)) from None
@@ -250,7 +255,9 @@ class StreamClient(Client):
             body = orjson.dumps({**self._plan.body, "stream": True})
             headers = {"Content-Type": "application/json", "Idempotency-Key": name}
             request = self._http.post(url, data=body, headers=headers)
-        async with request as answer:
+        async with asyncio.timeout(self._plan.silence_s):
+            answer = await request
+        async with answer:
             if answer.status in (502, 504):
                 raise ConnectionError(f"{answer.status} from a proxy")
             if answer.status != 200:

@@ -25,7 +25,7 @@ from grizz.tasks import TaskOwner
 DEMO = "grizz-demo"
 # What it takes to ask for more is said, so that nobody does by a slip of the finger.
 _MOST = {"clients": 1_000, "answers": 10_000, "seconds": 600.0}
-# Answers that run when the time is over may end within so many seconds.
+# Answers that run when the time is over may end within so many seconds, or until they are known to hang.
 _LAST_WORDS_S = 20.0
 _DEMO_PROMPT = "[[words:60]] [[rate:40]]"
 _PROMPT = "Count from one to sixty, in words."
@@ -37,7 +37,8 @@ examples:
                                                            two nodes; restart, kill or update one meanwhile
   GRIZZ_LOAD_KEY=... python grizz.py load https://grizz.example.com --spend
 
-Exit status: 0 every answer came whole; 1 one was lost, doubled or hung; 2 it could not begin; 130 after Ctrl-C.
+Exit status: 0 every answer came whole; 1 one was lost, doubled, hung or refused for good; 2 it could not begin; 130
+after Ctrl-C.
 An answer that the model fails is no fault of the way to it: it is counted, and ends nothing."""
 
 
@@ -93,10 +94,11 @@ async def _run(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
     connector = aiohttp.TCPConnector(limit=0)
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=10)
     async with aiohttp.ClientSession(connector=connector, headers=headers, timeout=timeout) as http:
-        model = await _default_model(http, servers[0], has_key=bool(key))
-        model = options.model or model
-        if model != DEMO and not options.spend:
-            raise _Impossible(f"{model} answers there, which may cost money; say --spend if it may")
+        models = [await _default_model(http, server, has_key=bool(key)) for server in servers]
+        models = [options.model] if options.model else models
+        if not options.spend and (dear := next((model for model in models if model != DEMO), None)):
+            raise _Impossible(f"{dear} answers there, which may cost money; say --spend if it may")
+        model = models[0]
         body: dict[str, Any] = {"input": options.prompt or (_DEMO_PROMPT if model == DEMO else _PROMPT)}
         if options.model:
             body["model"] = options.model
@@ -128,7 +130,10 @@ async def _ask_all(
     tasks = [owner.spawn(client.run(), name=f"client {number}") for number, client in enumerate(clients)]
     try:
         await _until_over(
-            tasks, Bar(sys.stderr, tally, answers=options.answers, seconds=options.seconds), interrupted, until
+            tasks,
+            Bar(sys.stderr, tally, answers=options.answers, seconds=options.seconds),
+            interrupted,
+            until + max(_LAST_WORDS_S, options.silence + 1),
         )
     finally:
         loop.remove_signal_handler(signal.SIGINT)
@@ -138,13 +143,15 @@ async def _ask_all(
     took_s = time.monotonic() - began
     facts = tally.facts(took_s, (time.process_time() - cpu) / took_s)
     sys.stdout.write((orjson.dumps(facts).decode() if options.json else shown(facts)) + "\n")
-    return 130 if interrupted.is_set() else int(tally.faults.total() > 0 or not tally.answers)
+    if interrupted.is_set():
+        return 130
+    return int(tally.faults.total() > 0 or tally.denied.total() > 0 or not tally.answers)
 
 
 async def _until_over(tasks: Sequence[asyncio.Task[None]], bar: Bar, interrupted: asyncio.Event, until: float) -> None:
     """Wait for all, but not for ever; at Ctrl-C at once. Answers that still run are stopped."""
     began, running = time.monotonic(), set(tasks)
-    while running and not interrupted.is_set() and time.monotonic() < until + _LAST_WORDS_S:
+    while running and not interrupted.is_set() and time.monotonic() < until:
         done, running = await asyncio.wait(running, timeout=bar.every_s, return_when=asyncio.FIRST_EXCEPTION)
         bar.show(time.monotonic() - began)
         if any(task.exception() for task in done):

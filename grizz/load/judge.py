@@ -9,6 +9,8 @@ Event = Mapping[str, Any]
 
 ENDS = frozenset(("response.completed", "response.incomplete", "response.failed"))
 DELTA = "response.output_text.delta"
+# Of every kind: text, reasoning, refusals, arguments. Who reads slowly gets several as one, under the last number.
+_DELTAS = ".delta"
 # An answer whose home died begins anew, numbered from the next multiple of this; what was said before is void.
 RESTART_STEP = 1_000_000
 
@@ -27,6 +29,8 @@ class Heard:
         doubled: events that came twice.
         lost: numbers that were missing where none may be.
         anew: how often it began anew.
+        resumed: it was asked for again, after the connection had broken: the server may have nothing left of it but its
+            end, which is all of it once more.
     """
 
     def __init__(self) -> None:
@@ -38,6 +42,7 @@ class Heard:
         self.deltas = self.tokens = 0
         self.outcome = ""
         self.doubled = self.lost = self.anew = 0
+        self.resumed = False
         self._texts: dict[tuple[int, int], list[str]] = {}
         self._differs = False
 
@@ -47,12 +52,12 @@ class Heard:
         if number <= self.last:
             self.doubled += 1
             return False
-        if kind == "response.created" and self.last >= 0 and number % RESTART_STEP == 0:
+        at_once = self.resumed and kind in ENDS and number > self.last + 1
+        if kind == "response.created" and number and number % RESTART_STEP == 0:
             self.anew += 1
             self._texts.clear()
-        elif number > self.last + 1 and kind != DELTA:
-            # Before a delta it may be right: who reads slowly gets several as one, under the last number. Whether a
-            # word is missing is seen at the end.
+        elif number > self.last + 1 and not kind.endswith(_DELTAS) and not at_once:
+            # Before a delta it may be right. Whether a word is missing is seen at the end.
             self.lost += number - self.last - 1
         self.last = number
         if "response" in event:
@@ -61,7 +66,7 @@ class Heard:
             self._said(event, now)
         if kind not in ENDS:
             return False
-        self._ended(event["response"])
+        self._ended(event["response"], whole_again=at_once)
         return True
 
     @property
@@ -80,7 +85,7 @@ class Heard:
         place = int(event["output_index"]), int(event["content_index"])
         self._texts.setdefault(place, []).append(str(event["delta"]))
 
-    def _ended(self, response: Mapping[str, Any]) -> None:
+    def _ended(self, response: Mapping[str, Any], *, whole_again: bool) -> None:
         code = (response.get("error") or {}).get("code")
         self.outcome = str(response["status"]) + (f": {code}" if code else "")
         self.tokens = int((response.get("usage") or {}).get("output_tokens", 0))
@@ -91,4 +96,5 @@ class Heard:
             for place, part in enumerate(item["content"])
             if part["type"] == "output_text" and part["text"]
         }
-        self._differs = final != {place: "".join(said) for place, said in self._texts.items()}
+        said = {place: "".join(pieces) for place, pieces in self._texts.items()}
+        self._differs = not whole_again and final != said

@@ -18,7 +18,8 @@ class Tally:
     Attributes:
         ended: answers by outcome.
         faults: answers by what was wrong: lost, doubled, hung.
-        refused: refusals by code; who is refused asks again.
+        refused: refusals by code, after which the same was asked again.
+        denied: refusals for good by code.
         examples: a response id for each kind of fault.
         first, whole: seconds from asking to the first delta, and to the end.
         gaps: seconds between two deltas.
@@ -33,6 +34,7 @@ class Tally:
     ended: Counter[str] = field(default_factory=Counter)
     faults: Counter[str] = field(default_factory=Counter)
     refused: Counter[str] = field(default_factory=Counter)
+    denied: Counter[str] = field(default_factory=Counter)
     examples: dict[str, str] = field(default_factory=dict)
     first: list[float] = field(default_factory=list)
     whole: list[float] = field(default_factory=list)
@@ -90,6 +92,7 @@ class Tally:
             "hung": self.faults["hung"],
             "examples": self.examples,
             "refused": dict(self.refused),
+            "denied": dict(self.denied),
             "stopped": self.stopped,
             "unconfirmed": self.unconfirmed,
             "begun_anew": self.anew,
@@ -141,6 +144,8 @@ def shown(facts: dict[str, Any]) -> str:
     if facts["refused"]:
         refused = ", ".join(f"{code} {count}" for code, count in sorted(facts["refused"].items()))
         lines.append(f"refused, and asked again later: {refused}")
+    if facts["denied"]:
+        lines.append(f"refused for good: {', '.join(f'{code} {n}' for code, n in sorted(facts['denied'].items()))}")
     lines.append("")
     faults = {kind: facts[kind] for kind in ("lost", "doubled", "hung")}
     verdict = ", ".join(f"{kind} {count}" for kind, count in faults.items())

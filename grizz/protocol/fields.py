@@ -12,6 +12,7 @@ from grizz.protocol.items import bad, kind
 Check = Callable[[Any, str], None]
 
 # What may be asked for in addition. All but the last concern tools that run elsewhere.
+_MOST_OF_A_NAME = 256
 _INCLUDABLE = (
     "code_interpreter_call.outputs",
     "computer_call_output.output.image_url",
@@ -196,8 +197,14 @@ def _strings(value: Any, key: str) -> None:
         raise bad(Code.INVALID_TYPE, f"'{key}' must be an array of strings.", key)
 
 
+def _model(value: Any, key: str) -> None:
+    _string(value, key)
+    if len(value) > _MOST_OF_A_NAME:  # it is written into logs and traces
+        raise bad(Code.INVALID_VALUE, f"'{key}' has at most {_MOST_OF_A_NAME} characters, not {len(value)}.", key)
+
+
 FIELDS: dict[str, Check] = {
-    "model": _string,
+    "model": _model,
     "instructions": _string,
     "previous_response_id": _string,
     "conversation": _conversation,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 
 from grizz.core.job import RESTART_STEP
+from grizz.protocol.events import Event
 from grizz.telemetry.metrics import Metrics
 
 log = logging.getLogger(__name__)
@@ -18,8 +19,12 @@ def missing_after(position: int, first: int) -> int:
     return max(0, first - position - 1) if first % RESTART_STEP else 0
 
 
-def check(metrics: Metrics, response_id: str, position: int, first: int) -> None:
-    """A reader of all up to `position` is given `first` next; called where that is not the very next number."""
-    if missing := missing_after(position, first):
+def check(metrics: Metrics, response_id: str, position: int, event: Event) -> None:
+    """A reader of all up to `position` is given `event` next; called where that is not the very next one.
+
+    Where a home died after an attempt was lost, all that is left of the log begins with a `response.created` of a
+    higher number, on purpose.
+    """
+    if event.type != "response.created" and (missing := missing_after(position, event.seq)):
         metrics.events_lost.inc(missing)
-        log.error("events lost", extra={"response_id": response_id, "after": position, "next": first})
+        log.error("events lost", extra={"response_id": response_id, "after": position, "next": event.seq})

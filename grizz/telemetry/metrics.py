@@ -31,7 +31,7 @@ from grizz.telemetry.spread import Spread, SpreadCollector
 disable_created_metrics()  # type: ignore[no-untyped-call]  # they add 13 % of series that nobody reads
 
 OUTCOMES = ("ok", "length", "cancelled", "timeout", "error", "dead")
-REJECTIONS = ("queue_full", "rate_limited", "draining", "too_large", "locked", "invalid")
+REJECTIONS = ("queue_full", "rate_limited", "draining", "unavailable", "too_large", "locked", "invalid")
 UPSTREAM_RESULTS = (
     *("2xx", "400", "401", "403", "404", "429", "5xx", "connect", "busy", "truncated", "too_long", "cancelled"),
     *("timeout_first", "timeout_idle", "timeout_total"),

@@ -7,6 +7,7 @@ thread sends spans in batches, and drops them when it cannot.
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 import time
 from collections.abc import Mapping
@@ -23,8 +24,10 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from grizz import __version__
 from grizz.telemetry.traces import AnswerSpan, RequestSpan, Traces
 
-# What the end of the process waits for spans to be sent.
-FLUSH_S = 2.0
+# What the end of the process waits for spans to be sent: it shall not take much longer with traces than without.
+FLUSH_S = 0.5
+# They quote what a client sends as `tracestate`.
+logging.getLogger("opentelemetry.trace.span").setLevel(logging.ERROR)
 _CONTEXT = TraceContextTextMapPropagator()
 _PORTS = {"http": 80, "https": 443}
 # Of the model server's API, whoever is behind it: so the conventions have it.

@@ -52,14 +52,15 @@ class Api(Handlers):
         routes: list[tuple[str, str, Handler]] = [
             ("POST", "/v1/responses", self.create),
             ("POST", "/v1/responses/compact", self.compact),
-            ("GET", "/v1/responses/{id}", self.retrieve),
             ("POST", "/v1/responses/{id}/cancel", self.cancel),
             ("DELETE", "/v1/responses/{id}", self.delete),
             ("GET", "/v1/responses/{id}/input_items", self.input_items),
             ("GET", "/v1/models", self.list_models),
             ("GET", "/v1/models/{id:.+}", self.get_model),
         ]
-        return [web.route(method, path, self._admitted(handler)) for method, path, handler in routes]
+        # A stream has no length, so that a HEAD of it would be answered with a body.
+        stream = web.get("/v1/responses/{id}", self._admitted(self.retrieve), allow_head=False)
+        return [stream, *(web.route(method, path, self._admitted(handler)) for method, path, handler in routes)]
 
     async def create(self, request: web.Request, identity: Identity) -> web.StreamResponse:
         """`POST /v1/responses`."""

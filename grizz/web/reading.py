@@ -59,7 +59,7 @@ class Reading:
             if events := self._cursor.read():
                 self._logged_at = self._cursor.logged_at
                 if events[0].seq != before + 1:
-                    self._engine.check_continuity(self.reply.id, before, events[0].seq)
+                    self._engine.check_continuity(self.reply.id, before, events[0])
                 return events
             if self._cursor.finished or not await self._woken(until):
                 return []

@@ -42,7 +42,7 @@ class Seen(Handlers):
 
     def routes(self) -> list[web.RouteDef]:
         """What to add to the router."""
-        return [web.get("/v1/seen", self._admitted(self.seen))]
+        return [web.get("/v1/seen", self._admitted(self.seen), allow_head=False)]
 
     async def seen(self, request: web.Request, identity: Identity) -> web.StreamResponse:
         """One event at once; the stream ends two seconds later, or with its client.

@@ -38,6 +38,7 @@ log = logging.getLogger(__name__)
 _LEAVE_STALL_S = 0.5
 # An HTTP connection that asks for nothing more; above what proxies keep theirs (nginx: 60 s).
 _KEEP_ALIVE_S = 75.0
+_PROBED = frozenset(("/livez", "/healthz", "/readyz", "/metrics"))
 
 
 class Server:
@@ -227,7 +228,9 @@ class Server:
 
     def _check(self, request: web.Request) -> None:
         self._gate.asked(request)
-        self._door.check_host(request)
+        # Balancers and Prometheus ask by the address of the machine.
+        if request.path not in _PROBED or is_loopback(self._settings.server.host):
+            self._door.check_host(request)
 
     # Handlers
 

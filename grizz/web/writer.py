@@ -230,7 +230,7 @@ class Writer:
             if reply.ended or reply.revoked or not self._ws.write_now(messages, _BATCH_BYTES):
                 return False
             if events[0].seq != cursor.position + 1:
-                continuity.check(self._metrics, reply.id, cursor.position, events[0].seq)
+                continuity.check(self._metrics, reply.id, cursor.position, events[0])
             cursor.position = events[-1].seq
             if (logged_at := cursor.logged_at) is not None:
                 self._metrics.delivered(time.monotonic() - logged_at)
@@ -276,7 +276,7 @@ class Writer:
             events = cursor.read()
             logged_at = cursor.logged_at if events else None
             if events and events[0].seq != before + 1:
-                continuity.check(self._metrics, cursor.reply.id, before, events[0].seq)
+                continuity.check(self._metrics, cursor.reply.id, before, events[0])
             if len(events) > 1 and (self._slow or self.presence != "visible"):
                 events = merge(events)
             for batch in _batches(events):

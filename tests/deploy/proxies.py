@@ -78,6 +78,7 @@ KINDS = (
         "haproxy/haproxy.cfg",
         NODES
         | {
+            "    user haproxy\n    group haproxy\n    chroot /var/lib/haproxy\n": "",
             "bind :80\n": "bind 127.0.0.1:{plain}\n",
             "bind :443 ": "bind 127.0.0.1:{port} ",
             "/etc/haproxy/certs/grizz.pem": "{pem}",

@@ -10,6 +10,8 @@ import shutil
 import subprocess
 import sys
 import time
+import urllib.error
+import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -75,8 +77,8 @@ def test_what_is_copied_runs_as_the_image_says_and_its_health_is_seen(tmp_path: 
         assert (tmp_path / "state" / "grizz.db").exists()
         (line,) = instructions("HEALTHCHECK")
         check = json.loads(line.partition(" CMD ")[2])
-        assert check[2].count(":8000/") == 1
-        check[2] = check[2].replace(":8000/", f":{match[1]}/")
+        assert check[2].count(":8000'") == 1
+        check[2] = check[2].replace(":8000'", f":{match[1]}'")
         assert healthy(check, tmp_path)
     finally:
         process.terminate()
@@ -125,7 +127,33 @@ def test_every_file_that_compose_names_exists() -> None:
     named = [volume.partition(":")[0] for service in services.values() for volume in service.get("volumes", ())]
     assert {name for name in named if not name.startswith(".")} == set(compose()["volumes"])
     for path in (name for name in named if name.startswith(".")):
-        assert (DEPLOY / path / "prometheus.yml").is_file()
+        assert (DEPLOY / path).is_file()
+
+
+def test_the_prometheus_of_compose_scrapes_where_grizz_has_its_metrics() -> None:
+    listen = compose()["services"]["grizz"]["environment"]["GRIZZ_SERVER_METRICS_LISTEN"]
+    text = (DEPLOY / "container" / "prometheus.yml").read_text()
+    assert f'"grizz:{listen.rpartition(":")[2]}"' in text
+    assert "job_name: grizz " in text
+
+
+def test_no_page_of_another_name_reaches_what_compose_opens(start_process: Any) -> None:
+    """Whoever lets a name of its own point to this machine is refused, though the process listens everywhere."""
+    given = compose()["services"]["grizz"]["environment"]
+    hosts = {"GRIZZ_SERVER_ALLOWED_HOSTS": given["GRIZZ_SERVER_ALLOWED_HOSTS"]}
+    process = start_process("--demo", "--host", "0.0.0.0", "--allow-anonymous", environ=hosts)
+    port = process.url.rpartition(":")[2]
+    for host, path, status in (
+        (f"localhost:{port}", "/v1/models", 200),
+        (f"evil.example:{port}", "/v1/models", 403),
+        ("10.0.0.7", "/readyz", 200),  # as a balancer asks
+    ):
+        request = urllib.request.Request(f"http://127.0.0.1:{port}{path}", headers={"Host": host})
+        try:
+            with urllib.request.urlopen(request, timeout=10) as answer:
+                assert answer.status == status
+        except urllib.error.HTTPError as error:
+            assert error.code == status
 
 
 def test_the_settings_of_compose_are_taken(tmp_path: Path) -> None:

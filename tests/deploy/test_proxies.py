@@ -166,8 +166,13 @@ async def codes(idle: list[Player]) -> set[int]:
 def test_no_time_of_it_ends_what_grizz_lets_live(kind: Kind) -> None:
     server = Settings().server
     text = (ROOT / "deploy" / kind.file).read_text()
-    names = {"nginx": r"proxy_(?:read|send)_timeout", "haproxy": r"timeout (?:client|server|tunnel)", "caddy": "none"}
+    names = {
+        "nginx": r"proxy_(?:read|send)_timeout",
+        "haproxy": r"timeout (?:client|server|tunnel)",
+        "caddy": r"(?:read|write|stream)_timeout",
+    }
     times = re.findall(rf"^\s*{names[kind.name]}\s+(\d+)h;?$", text, re.M)
+    assert len(re.findall(rf"^\s*{names[kind.name]}\s", text, re.M)) == len(times), "all of them in hours"
     assert len(times) == {"nginx": 2, "haproxy": 3, "caddy": 0}[kind.name]
     for hours in times:
         assert int(hours) * 3600 >= max(server.max_age_s, 10 * server.heartbeat_s)

@@ -138,3 +138,31 @@ async def test_what_is_no_grizz_is_said_to_be_none(grizz: Grizz) -> None:
     ran = await asyncio.to_thread(load, f"{grizz.url}/elsewhere")
     assert ran.returncode == 2
     assert "and not with a list of models: is that a Grizz?" in ran.stderr
+
+
+def test_an_answer_that_says_nothing_more_is_hung_and_not_stopped(start_process: Start) -> None:
+    url = start_process("--demo").url
+    asking = [
+        "--clients",
+        "2",
+        "--answers",
+        "2",
+        "--seconds",
+        "1",
+        "--silence",
+        "2",
+        "--prompt",
+        "[[words:9]] [[stall:2]]",
+    ]
+    ran = load(url, *asking, "--over", "both", "--json")
+    facts = json.loads(ran.stdout)
+    assert (ran.returncode, facts["hung"], facts["stopped"]) == (1, 2, 0)
+
+
+def test_every_server_is_looked_at_before_the_first_question(start_process: Start) -> None:
+    first = start_process("--demo").url
+    environ = {"OPENAI_BASE_URL": "http://127.0.0.1:9/v1", "OPENAI_MODEL": "dear"}
+    second = start_process(environ=environ).url
+    ran = load(first, second)
+    assert (ran.returncode, ran.stdout) == (2, "")
+    assert "say --spend" in ran.stderr or "not with a list of models" in ran.stderr

@@ -33,6 +33,11 @@ async def refused(ask: Ask, **body: Any) -> tuple[int, str, str]:
     return error["status"], error["error"]["code"], error["error"]["param"]
 
 
+async def test_a_model_has_a_name_and_no_text(ask: Ask) -> None:
+    assert await refused(ask, input="x", model="m" * 257) == (400, "invalid_value", "model")
+    assert (await ended(ask, input="[[words:1]]", model="m" * 256))["model"] == "m" * 256
+
+
 # include, logprobs
 
 

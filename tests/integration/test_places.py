@@ -162,6 +162,12 @@ async def test_on_loopback_only_known_names_are_ours(ask: Ask, host: str, verdic
     assert (await ask(ServerSettings(allowed_hosts=("grizz.test",)), Host=host))["host"] == verdict
 
 
+@pytest.mark.parametrize(("host", "verdict"), [("grizz.test", "ok"), ("evil.example", "forbidden_host")])
+async def test_elsewhere_names_that_are_given_are_all_there_are(ask: Ask, host: str, verdict: str) -> None:
+    server = ServerSettings(host="0.0.0.0", allow_anonymous=True, allowed_hosts=("grizz.test",))
+    assert (await ask(server, Host=host))["host"] == verdict
+
+
 async def test_elsewhere_any_name_may_lead_here(ask: Ask) -> None:
     assert (await ask(PUBLIC, Host="chat.example.com"))["host"] == "ok"
 

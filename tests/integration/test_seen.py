@@ -51,3 +51,12 @@ async def test_an_untrusted_proxy_is_told_what_it_looks_like(start_grizz, http: 
         line = await answer.content.readline()
     seen = {"passed_on": True, "forwarded_for": 1, "trusted": False}
     assert json.loads(line.removeprefix(b"data: ")) == PLAIN | seen
+
+
+@pytest.mark.parametrize("path", ["/v1/seen", "/v1/responses/resp_1?stream=true"])
+async def test_a_stream_is_not_for_head_whose_answer_has_no_body(
+    grizz: Grizz, http: aiohttp.ClientSession, path: str
+) -> None:
+    async with http.head(f"{grizz.url}{path}") as answer:
+        assert answer.status == 405
+        assert await answer.read() == b""

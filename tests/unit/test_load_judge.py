@@ -92,3 +92,25 @@ def test_the_summary_says_what_was_not_whole_and_names_an_example() -> None:
 
 def test_a_run_without_an_answer_does_not_say_that_all_is_well() -> None:
     assert "no answer ended" in shown(Tally().facts(1.0, 0.1))
+
+
+def test_of_an_answer_asked_for_again_the_end_may_come_alone_and_is_all_of_it() -> None:
+    found = Heard()
+    assert not found.take(created(), 0.0)
+    assert not found.take(delta(1, "one "), 1.0)
+    found.resumed = True
+    assert found.take(end(60, "one two"), 2.0)
+    assert found.fault == ""
+
+
+def test_joined_deltas_of_reasoning_are_no_loss_and_an_answer_may_be_first_seen_when_it_began_anew() -> None:
+    reasoning = {"type": "response.reasoning_text.delta", "sequence_number": RESTART_STEP + 9, "delta": "hm"}
+    assert heard(created(RESTART_STEP), reasoning, end(RESTART_STEP + 10)).fault == ""
+
+
+def test_what_is_refused_for_good_is_told_and_is_no_answer() -> None:
+    tally = Tally()
+    tally.denied["invalid_value"] += 2
+    text = shown(tally.facts(1.0, 0.1))
+    assert "refused for good: invalid_value 2" in text
+    assert "no answer ended" in text

@@ -45,14 +45,14 @@ class Places:
         self._proxies = [ipaddress.ip_network(proxy, strict=False) for proxy in proxies]
 
     def check_host(self, request: web.Request) -> None:
-        """On loopback only our own names are ours: anything else is a page that rebinds its DNS name to us.
+        """On loopback, and where names are given, only those are ours: others are pages that rebind their name to us.
 
         Raises:
             RequestError: 403.
         """
         host = _hostname(request.host)
         known = is_loopback(host) or host in self._hosts or host == self._own_host
-        if self._loopback and not known:
+        if (self._loopback or self._hosts) and not known:
             text = f"Host '{host[:200]}' is not served here; add it to server.allowed_hosts."
             raise RequestError(403, Code.FORBIDDEN_HOST, text)
 
