@@ -34,6 +34,10 @@ async def test_a_process_starts_with_eight_commands_at_most_and_then_sends_none(
 ) -> None:
     url = f"redis://grizz:{password}@127.0.0.1:{own_redis.port}" if password else own_redis.url
     own_redis.command("ACL", "SETUSER", "grizz", "on", f">{password or 'none'}", "~*", "&*", "+@all")
+    told = own_redis.info("server")
+    # Before Redis 7.2 a consumer has to be made by a command of its own, and with a password there are three logins.
+    old = "valkey_version" not in told and tuple(map(int, told["redis_version"].split(".")[:2])) < (7, 2)
+    most = 9 if old and password else 8
     async with nodes_on(url, tmp_path) as nodes:
         for count in (1, 2, 3):
             before = sent(own_redis)
@@ -41,7 +45,7 @@ async def test_a_process_starts_with_eight_commands_at_most_and_then_sends_none(
             await asyncio.sleep(3.5)  # longer than the look for nodes that are gone
             # Some servers count a blocked read when it begins, others when it ends.
             reading = 0 if "xreadgroup" in own_redis.calls() or count == 3 else 1
-            assert await all_sent(own_redis) - before + reading <= 8
+            assert await all_sent(own_redis) - before + reading <= most
 
 
 async def test_idle_tabs_cost_nothing(own_redis: RedisServer, tmp_path: Path) -> None:

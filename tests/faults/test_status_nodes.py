@@ -62,9 +62,6 @@ async def test_both_nodes_are_in_the_table_of_each_and_only_a_look_costs_command
 async def test_a_node_that_stands_still_is_shown_as_silent_and_holds_nobody_up(
     own_redis: RedisServer, tmp_path: Path
 ) -> None:
-    version = own_redis.info("server")["redis_version"].split(".")
-    if (int(version[0]), int(version[1])) < (7, 2):
-        pytest.skip("before Redis 7.2 who only waits for jobs is no consumer of the group, and so not known")
     async with nodes_on(own_redis.url, tmp_path) as nodes, aiohttp.ClientSession() as http:
         first, second = await nodes.start(), await nodes.start()
         await table(http, first, 2)

@@ -243,9 +243,6 @@ async def test_in_a_redis_without_a_server_it_does_the_same_and_names_a_right_th
 async def test_a_process_without_a_connection_is_not_taken_for_one_that_forgot_nor_waited_for_when_it_is_gone(
     own_redis: RedisServer, tmp_path: Path
 ) -> None:
-    version = own_redis.info("server")["redis_version"].split(".")
-    if (int(version[0]), int(version[1])) < (7, 2):
-        pytest.skip("before Redis 7.2 who only waits for jobs is no consumer of the group, and so not known")
     async with (
         FaultProxy(own_redis.port) as proxy,
         nodes_on(own_redis.url, tmp_path) as nodes,

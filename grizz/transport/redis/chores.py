@@ -60,6 +60,7 @@ class Chores:
         self.keep_s = 0.0
         self.neighbours: list[str] = []
         self.version = ""
+        self._counts_readers = False  # until the server has said its version
 
     def __repr__(self) -> str:
         return f"<Chores: {len(self._entries)} entries, {len(self._records)} records, {self._history_bytes} bytes>"
@@ -69,7 +70,8 @@ class Chores:
 
         Args:
             reads: this node will read the stream, which makes it a consumer; one that does not is made one here, since
-                the group's consumers are how others know which nodes there are.
+                the group's consumers are how others know which nodes there are. Before Redis 7.2 a read that waits
+                makes none, so that a node that had nothing to do yet could be nobody's heir.
         """
         info, group = await cmd.ask([("INFO",), ("XINFO", "CONSUMERS", self._keys.jobs, GROUP)])
         if isinstance(info, bytes):
@@ -82,7 +84,7 @@ class Chores:
             self.neighbours = [name for name in names if name != node]
         else:
             await self._make_group(cmd, group)
-        if not reads:
+        if not reads or not self._counts_readers:
             await cmd.ask([("XGROUP", "CREATECONSUMER", self._keys.jobs, GROUP, self._node())])
 
     async def _make_group(self, cmd: Wire, group: Exception) -> None:
@@ -99,6 +101,7 @@ class Chores:
         numbers = tuple(int(part) for part in self.version.split(".")[:2] if part.isdigit())
         # XDELEX came with Redis 8.2; Valkey has none. (XACKDEL leaves entries that nobody has read.)
         self._one_step = "valkey_version" not in told and numbers >= (8, 2)
+        self._counts_readers = "valkey_version" in told or numbers >= (7, 2)
         policy = told.get("maxmemory_policy", "")
         if policy.startswith("allkeys"):
             log.warning("redis may evict jobs when it is full; set maxmemory-policy noeviction", extra={"is": policy})
