@@ -115,6 +115,10 @@ async def model_dies(scene: Scene) -> None:
     await scene.nodes.demo.stop()
 
 
+async def model_hangs(scene: Scene) -> None:
+    scene.ask = "[[first:300]]"
+
+
 async def first_word_is_late(scene: Scene) -> None:
     scene.ask = "[[first:4]] [[words:3]]"
 
@@ -214,6 +218,10 @@ def _of(*names: str) -> frozenset[str]:
 FAULTS = (
     Fault("model", "the model server is gone", model_dies, _of("BreakerOpen", "AnswersFail")),
     Fault(
+        *("hangs", "the model server says nothing any more", model_hangs, _of("BreakerOpen", "AnswersFail")),
+        settings={"upstream__first_token_timeout_s": 2, "upstream__max_retries": 0},
+    ),
+    Fault(
         *("slow-first", "the first word takes 4 s", first_word_is_late, _of("SlowFirstToken")),
         settings={"workers__concurrency": 100},
         clients=80,
@@ -249,6 +257,8 @@ FAULTS = (
     Fault(
         *("readers", "clients that read nothing", clients_read_nothing, _of("DropsClients")),
         settings={"server__stall_timeout_s": 1},
+        clients=4,
+        ask="[[words:40]] [[rate:10]]",
     ),
     Fault("resumes", "clients come back for what nobody has", logs_are_unknown, _of("ResumesFail")),
     Fault(
