@@ -257,6 +257,7 @@ class App:
         durable = await Durable.open(self._settings, self.metrics, self._tasks)
         if durable is not None:
             self._ends.append(durable.store.close)
+        self.metrics.history.missing.set(int(durable is None))
         return durable
 
     def _build_memory(self) -> MemoryTransport:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import importlib.metadata
 import importlib.util
 import os
@@ -17,12 +18,15 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
+import orjson
+
 from grizz import __version__
 from grizz.config import Loaded, Settings, address_of
 from grizz.config.place import kept_in, path_of
 from grizz.config.schema import MIB
 from grizz.doctor.findings import Finding
 from grizz.errors import ConfigError, HistoryUnusable
+from grizz.telemetry.traces import Traces, open_traces
 from grizz.transport.sqlite.file import Lock, connect_reader
 from grizz.transport.sqlite.schema import version_of
 from grizz.web.tls import tls_context
@@ -106,6 +110,17 @@ def settings(loaded: Loaded) -> Iterator[Finding]:
     yield Finding("settings", "ok", "; ".join(changed) if changed else "all as they come; nothing was set")
 
 
+def traces(loaded: Loaded) -> Iterator[Finding]:
+    """Would a start refuse what the variables of OpenTelemetry ask for?"""
+    try:
+        made = open_traces()
+    except ConfigError as error:
+        yield Finding("traces", "bad", str(error), "docs/operations.md#traces has the variables")
+    else:
+        if type(made) is not Traces:
+            yield Finding("traces", "ok", "sent by OpenTelemetry, as its variables say")
+
+
 def port(loaded: Loaded) -> Iterator[Finding]:
     """Can it be listened on, and those of the metrics?"""
     server = loaded.settings.server
@@ -128,9 +143,25 @@ def _port(about: str, host: str, port: int, flag: str) -> Finding:
     except socket.gaierror as error:
         return Finding(about, "bad", f"{host} is no address here: {error.strerror}", "set another one")
     except OSError as error:
-        advice = f"another process listens there, perhaps Grizz itself; stop it, or choose another with {flag}"
+        if (version := _grizz_at(host, port)) is not None:
+            return Finding(about, "ok", f"{where} is in use by a Grizz that runs, version {version}")
+        advice = f"another process listens there; stop it, or choose another with {flag}"
         return Finding(about, "bad", f"{where} cannot be listened on: {error.strerror}", advice)
     return Finding(about, "ok", f"{where} is free")
+
+
+def _grizz_at(host: str, port: int) -> str | None:
+    """The version of a Grizz that answers there without TLS; None when something else does, or nothing."""
+    there = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}.get(host, host)
+    connection = http.client.HTTPConnection(there, port, timeout=2)
+    try:
+        connection.request("GET", "/livez")
+        body = orjson.loads(connection.getresponse().read(1000))
+        return str(body["version"])
+    except (OSError, http.client.HTTPException, ValueError, KeyError, TypeError):
+        return None
+    finally:
+        connection.close()
 
 
 def files(loaded: Loaded) -> Iterator[Finding]:
@@ -306,4 +337,4 @@ def _history_file(path: Path) -> str:
         lock.give_back()
 
 
-CHECKS = (python, packages, settings, port, files, memory, certificate, clock, access, local_model, history)
+CHECKS = (python, packages, settings, traces, port, files, memory, certificate, clock, access, local_model, history)

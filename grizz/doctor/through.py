@@ -100,6 +100,8 @@ async def _certificate(visit: Visit, context: ssl.SSLContext) -> Finding:
         advice = "give the proxy a certificate for this name with its whole chain; SSL_CERT_FILE names one of your own"
         if not isinstance(error, ssl.SSLError):
             advice = _START
+        elif "WRONG_VERSION_NUMBER" in text:
+            advice = "it speaks http there, not https: name it by http://, or let the proxy serve https"
         return Finding("certificate", "bad", f"{visit.host} port {port}: {text}", advice)
     expires = ssl.cert_time_to_seconds(writer.get_extra_info("peercert")["notAfter"])
     writer.close()

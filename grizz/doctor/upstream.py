@@ -87,9 +87,10 @@ async def _tls(patient: Patient) -> AsyncIterator[Finding]:
     except (OSError, TimeoutError) as error:
         patient.is_over = True
         text = f"no: {getattr(error, 'verify_message', '') or error or 'no answer'}"
-        yield patient.found(
-            "TLS", "bad", text, "a certificate of your own must be known to this machine (SSL_CERT_FILE)"
-        )
+        advice = "a certificate of your own must be known to this machine (SSL_CERT_FILE)"
+        if "WRONG_VERSION_NUMBER" in text:
+            advice = f"it speaks http there, not https: let {patient.table} base_url begin with http://"
+        yield patient.found("TLS", "bad", text, advice)
         return
     secured = writer.get_extra_info("ssl_object")
     expires = ssl.cert_time_to_seconds(writer.get_extra_info("peercert")["notAfter"])

@@ -39,7 +39,7 @@ examples:
 
 Exit status: 0 every answer came whole; 1 one was lost, doubled, hung or refused for good; 2 it could not begin; 130
 after Ctrl-C.
-An answer that the model fails is no fault of the way to it: it is counted, and ends nothing."""
+An answer that the model fails is no fault of the way to it: it is counted, and ends nothing; all failing is 1."""
 
 
 class _Impossible(Exception):
@@ -145,7 +145,7 @@ async def _ask_all(
     sys.stdout.write((orjson.dumps(facts).decode() if options.json else shown(facts)) + "\n")
     if interrupted.is_set():
         return 130
-    return int(tally.faults.total() > 0 or tally.denied.total() > 0 or not tally.answers)
+    return int(tally.faults.total() > 0 or tally.denied.total() > 0 or tally.failed == tally.answers)
 
 
 async def _until_over(tasks: Sequence[asyncio.Task[None]], bar: Bar, interrupted: asyncio.Event, until: float) -> None:
@@ -173,7 +173,7 @@ def _server(url: str) -> str:
 def _check_bounds(options: argparse.Namespace) -> None:
     for name, most in _MOST.items():
         value = getattr(options, name)
-        if value <= 0:
+        if not value > 0:  # nor is it no number
             raise _Impossible(f"--{name} must be more than 0, not {value:g}")
         if value > most and not options.unbounded:
             raise _Impossible(f"--{name} {value:g} is more than {most:,g}; say --unbounded if you mean it")

@@ -149,8 +149,7 @@ def shown(facts: dict[str, Any]) -> str:
     lines.append("")
     faults = {kind: facts[kind] for kind in ("lost", "doubled", "hung")}
     verdict = ", ".join(f"{kind} {count}" for kind, count in faults.items())
-    whole = "every answer came whole" if facts["answers"] else "no answer ended"
-    lines.append(f"{verdict}: {'NOT every answer came whole' if any(faults.values()) else whole}")
+    lines.append(f"{verdict}: {_verdict(facts, any(faults.values()))}")
     lines += [f"  {kind}, for one: {example or 'before it had an id'}" for kind, example in facts["examples"].items()]
     if facts["own_cpu"] > _BUSY:
         text = "asking took {:.0%} of a core: that, and not the server, may be what limits"
@@ -159,6 +158,15 @@ def shown(facts: dict[str, Any]) -> str:
 
 
 _BUSY = 0.8
+
+
+def _verdict(facts: dict[str, Any], is_wrong: bool) -> str:
+    if is_wrong:
+        return "NOT every answer came whole"
+    failed = sum(count for outcome, count in facts["ended"].items() if outcome.startswith("failed"))
+    if failed:
+        return f"what came, came whole; {'EVERY answer' if failed == facts['answers'] else failed} failed at the model"
+    return "every answer came whole" if facts["answers"] else "no answer ended"
 
 
 def _time(seconds: float | None) -> str:

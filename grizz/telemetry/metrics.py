@@ -300,6 +300,7 @@ class HistoryMetrics:
         self.bytes = gauge("grizz_history_file_bytes", "What of the history's file is in use.")
         self.waiting = gauge("grizz_history_waiting_bytes", "What waits to be written to it.")
         self.up = gauge("grizz_history_up", "1 while the history is kept in a file.")
+        self.missing = gauge("grizz_history_missing", "1 when a file was to keep it, and only memory does.")
 
 
 class RedisMetrics:

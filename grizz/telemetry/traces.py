@@ -118,6 +118,9 @@ def open_traces(environ: Mapping[str, str] = os.environ) -> Traces:
     protocol = next((environ[name] for name in _PROTOCOLS if environ.get(name)), "http/protobuf")
     if protocol != "http/protobuf":
         raise ConfigError(f"OTEL_EXPORTER_OTLP_PROTOCOL = {protocol}: traces are sent as http/protobuf only")
+    for name in _ENDPOINTS:
+        if not environ.get(name, "http://").startswith(("http://", "https://")):
+            raise ConfigError(f"{name} = {environ[name]}: a collector's address begins with http:// or https://")
     try:
         from grizz.telemetry.otel import OtelTraces  # late: nobody else needs the SDK, or its import
     except ImportError as error:

@@ -15,7 +15,7 @@ from grizz.engine.models import Models
 from grizz.engine.vitals import Vitals
 from grizz.errors import Code, RequestError
 from grizz.tasks import OnError, TaskOwner
-from grizz.telemetry.metrics import Metrics
+from grizz.telemetry.metrics import Metrics, total
 from grizz.web.auth import Door
 from grizz.web.auth.sessions import Sessions
 from grizz.web.completions import Completions
@@ -242,6 +242,8 @@ class Server:
             return json_response({"status": "draining"}, status=503)
         body: dict[str, Any] = {"status": "ready"}
         degraded = [f"redis: {trouble}"] if (trouble := self._engine.trouble) else []
+        if total(self._metrics.history.missing):
+            degraded.append("history: its file cannot be used, and memory alone has it; the log says why")
         if not self._settings.workers.concurrency and not self._settings.redis.url:
             degraded.append("this process runs no jobs (workers.concurrency = 0)")
         if degraded:

@@ -89,7 +89,7 @@ async def test_who_is_refused_comes_back_later_and_a_failed_answer_ends_nothing(
         assert (ran.returncode, facts["ended"]) == (0, {"completed": 5})
         assert set(facts["refused"]) == {"rate_limit_exceeded"}
         ran = await in_thread(grizz, "--clients", "1", "--answers", "2", "--prompt", "[[error:500]]")
-        assert (ran.returncode, json.loads(ran.stdout)["ended"]) == (0, {"failed: server_error": 2})
+        assert (ran.returncode, json.loads(ran.stdout)["ended"]) == (1, {"failed: server_error": 2})
 
 
 async def in_thread(grizz: Grizz, *arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:

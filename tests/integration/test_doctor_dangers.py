@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import io
 import os
+import subprocess
+import sys
+from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from unittest import mock
@@ -13,6 +16,7 @@ import pytest
 from grizz.cli import main
 from grizz.core.api_keys import hash_of, new_key
 from tests.accounts import Signer, key_set, key_set_server
+from tests.conftest import ROOT, Process
 from tests.integration.test_doctor import SECRET, doctor
 
 HASH = hash_of(new_key())
@@ -99,3 +103,22 @@ def test_what_is_no_address_of_a_site_is_refused(url: str) -> None:
         main(["doctor", "--through", url])
     assert "must be the address of a site" in said.getvalue()
     assert "u:p" not in said.getvalue()
+
+
+def typed(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(ROOT / "grizz.py"), "doctor", "--offline", "--demo", *arguments]
+    return subprocess.run(
+        command, env={**os.environ, **environ}, capture_output=True, text=True, timeout=30, check=False
+    )
+
+
+def test_a_port_where_a_grizz_answers_is_no_trouble(start_process: Callable[..., Process]) -> None:
+    ran = typed("--port", start_process("--demo").url.rpartition(":")[2])
+    assert "is in use by a Grizz that runs, version " in ran.stdout
+    assert ran.returncode == 0, ran.stdout
+
+
+def test_traces_that_a_start_would_refuse_are_found() -> None:
+    ran = typed("--port", "0", OTEL_EXPORTER_OTLP_ENDPOINT="nonsense")
+    assert ran.returncode == 1
+    assert "a collector's address begins with http:// or https://" in ran.stdout

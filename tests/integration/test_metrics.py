@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Any
 
 import aiohttp
@@ -11,7 +12,7 @@ from prometheus_client import Metric, parser
 from prometheus_client.openmetrics import parser as openmetrics
 
 from grizz.telemetry.series import ROOM
-from tests.conftest import ROOT, Grizz, running_grizz
+from tests.conftest import ROOT, Grizz, Process, running_grizz
 from tests.redis_servers import RedisServer
 
 FORMATS = {
@@ -113,3 +114,16 @@ async def live_an_hour(grizz: Grizz, http: aiohttp.ClientSession, hour: int) -> 
         await socket.close(code=3000 + hour)
     async with http.get(f"{grizz.url}/v1/nothing-{hour}", headers={**person, "Origin": f"http://{hour}"}) as answer:
         assert answer.status in (403, 404)
+
+
+async def test_a_history_whose_file_cannot_be_used_is_told_by_metrics_and_readyz(
+    start_process: Callable[..., Process], http: aiohttp.ClientSession
+) -> None:
+    process = start_process(
+        "--demo", environ={"GRIZZ_HISTORY_STORE": "auto", "GRIZZ_HISTORY_PATH": "/proc/nope/grizz.db"}
+    )
+    async with http.get(f"{process.url}/metrics") as answer:
+        assert "grizz_history_missing 1.0" in await answer.text()
+    async with http.get(f"{process.url}/readyz") as answer:
+        assert answer.status == 200
+        assert any(text.startswith("history: ") for text in (await answer.json())["degraded"])

@@ -279,6 +279,7 @@ def test_there_are_none_unless_they_are_asked_for(environ: dict[str, str]) -> No
     [
         ({"OTEL_TRACES_EXPORTER": "zipkin"}, "OTEL_TRACES_EXPORTER = zipkin"),
         ({"OTEL_TRACES_EXPORTER": "otlp", "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}, "http/protobuf only"),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "collector:4318"}, "begins with http:// or https://"),
     ],
 )
 def test_what_cannot_be_had_is_refused_by_name(environ: dict[str, str], said: str) -> None:

@@ -114,3 +114,9 @@ def test_what_is_refused_for_good_is_told_and_is_no_answer() -> None:
     text = shown(tally.facts(1.0, 0.1))
     assert "refused for good: invalid_value 2" in text
     assert "no answer ended" in text
+
+
+def test_a_run_in_which_the_model_failed_everything_does_not_sound_well() -> None:
+    tally = Tally()
+    tally.end(heard(created(), end(1, status="failed", code="server_error")), 0.0, 1.0)
+    assert "EVERY answer failed at the model" in shown(tally.facts(1.0, 0.1))
