@@ -88,7 +88,8 @@ class Fleet:
         command = [sys.executable, *(launcher or (str(ROOT / "grizz.py"),)), "--port", "0", "--log-format", "text"]
         log = self.folder / f"node-{id(self)}-{len(self._all)}.log"
         with log.open("wb") as out:
-            env = environ(**(self.settings | settings)) | {"XDG_STATE_HOME": str(self.folder)}
+            # Fleets side by side have a history each; only one process can have a file.
+            env = environ(**(self.settings | settings)) | {"XDG_STATE_HOME": str(self.folder / f"state-{id(self)}")}
             node = Node(subprocess.Popen(command, stdout=out, stderr=out, env=env, **CHILD), log)
         self._all.append(node)
         return node
