@@ -21,6 +21,11 @@ from grizz.doctor.through import through
 from grizz.doctor.upstream import examine
 
 
+# A TLS connection that was closed says goodbye first; a loop that ends before that leaves its socket open, and Python
+# says so (aiohttp's documents, "Graceful Shutdown").
+_GOODBYE_S = 0.25
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What may follow `doctor` on the command line, besides settings."""
     parser.add_argument("--json", action="store_true", help="one JSON object a line: about, state, text, advice")
@@ -62,6 +67,7 @@ def _site(text: str) -> str:
 async def _through(url: str, key: str, report: Report) -> None:
     async for finding in through(url, key):
         report.add(finding)
+    await asyncio.sleep(_GOODBYE_S)
 
 
 async def _elsewhere(loaded: Loaded, report: Report) -> None:
@@ -72,6 +78,7 @@ async def _elsewhere(loaded: Loaded, report: Report) -> None:
     if loaded.settings.redis.url:
         async for finding in redis(loaded.settings):
             report.add(finding)
+    await asyncio.sleep(_GOODBYE_S)
 
 
 async def _upstreams(loaded: Loaded) -> AsyncIterator[Finding]:
