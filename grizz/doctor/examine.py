@@ -20,7 +20,6 @@ from grizz.doctor.redis import redis
 from grizz.doctor.through import through
 from grizz.doctor.upstream import examine
 
-
 # A TLS connection that was closed says goodbye first; a loop that ends before that leaves its socket open, and Python
 # says so (aiohttp's documents, "Graceful Shutdown").
 _GOODBYE_S = 0.25
