@@ -219,7 +219,7 @@ class Client:
 
 
 def _follows(before: int, event: Event) -> bool:
-    """May it come right after that number? What begins anew has a higher one, and so has a delta that stands for several.
+    """May it come right after that number? What begins anew has a higher one, as has a delta that stands for several.
 
     Who takes a write slowly gets deltas as one (a word at least for each): on a machine that is held up, anybody may.
     """
