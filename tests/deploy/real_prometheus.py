@@ -8,6 +8,7 @@ import shutil
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +33,11 @@ class Prometheus:
         self._address, self._http, self._process, self._log = address, http, process, log
 
     async def now(self, query: str) -> list[dict[str, Any]]:
-        """What a query finds."""
+        """What a query finds; nothing while it is starting: it refuses connections first, and answers 503 then."""
         try:
             async with self._http.get(f"http://{self._address}/api/v1/query", params={"query": query}) as answer:
+                if answer.status == HTTPStatus.SERVICE_UNAVAILABLE:
+                    return []
                 found = (await answer.json())["data"]["result"]
         except aiohttp.ClientConnectorError:
             assert self._process.returncode is None, self._log.read_text()
