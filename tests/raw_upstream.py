@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 
@@ -108,9 +109,13 @@ class RawUpstream:
 
 @asynccontextmanager
 async def raw_upstream(
-    behave: Callable[[Call], Awaitable[None]], *, port: int = 0, every: bool = False
+    behave: Callable[[Call], Awaitable[None]],
+    *,
+    port: int = 0,
+    every: bool = False,
+    tls: ssl.SSLContext | None = None,
 ) -> AsyncIterator[tuple[RawUpstream, str]]:
-    """Listen; gives the server and its base URL."""
+    """Listen, for https if `tls` is given; gives the server and its base URL."""
     upstream = RawUpstream(behave, every=every)
     tasks: set[asyncio.Task[None]] = set()
 
@@ -125,9 +130,9 @@ async def raw_upstream(
         finally:
             tasks.discard(task)
 
-    server = await asyncio.start_server(serve, "127.0.0.1", port)
+    server = await asyncio.start_server(serve, "127.0.0.1", port, ssl=tls)
     try:
-        yield upstream, f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
+        yield upstream, f"http{'s' if tls else ''}://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
     finally:
         server.close()
         for task in tasks:
