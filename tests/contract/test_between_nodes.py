@@ -7,6 +7,8 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
+import pytest
+
 from grizz.core.job import Delivery
 from grizz.tasks import TaskOwner
 from grizz.transport.base import Cause, Depth, Found
@@ -285,3 +287,34 @@ async def test_thirty_jobs_leave_nothing_but_their_history(
     assert await elsewhere.home.archive.fetch(names) == {name: b"{}" for name in names[:-3] if name not in cancelled}
     assert (told.dead, told.late) == ([], [])
     assert {name for name, _ in told.lost} == {name for name in names[:-3] if int(name[-2:]) % 10 in (1, 3, 6)}
+
+
+@pytest.mark.parametrize("heir", ["the worker itself", "another node"])
+async def test_an_end_that_only_an_heir_could_hear_is_kept_where_it_was_said(
+    redis_server: RedisServer, told: Recorder, tasks: TaskOwner, monkeypatch: pytest.MonkeyPatch, heir: str
+) -> None:
+    monkeypatch.setattr("grizz.transport.redis.errands._STORED_S", 0.2)
+    home, worker, other = (Node(redis_server, tasks, slots, 100, 60) for slots in (0, 4, 0))
+    pair = Elsewhere(home, worker)
+    pair.connect(told, told)
+    other.transport.connect(Recorder(), Recorder(free=0))
+    await pair.start()
+    await other.transport.start()
+    try:
+        await pair.put(job("a"))
+        running = await leased(pair)
+        gone = home.bus.node
+        await home.link.close()  # as when it is killed: nobody listens there
+        pair.publish(running, [event(0), event(1, END)])
+        await pair.ack(running)
+        await asyncio.sleep(0.5)
+        assert worker.transport.errands.unheard
+        # A takeover begins: its channel has a listener again, before anybody keeps what was said to it.
+        await (worker if heir == "the worker itself" else other).transport.inheritance.add(gone)
+        worker.bus.post(gone, {"k": "find", "id": "a"})
+        await asyncio.sleep(0.1)
+        worker.transport.keeper.keep_errands(gone)
+        assert pair.no_home.adopted == ["a"]
+    finally:
+        await other.transport.close()
+        await pair.close()

@@ -107,3 +107,24 @@ async def test_what_never_was_is_refused_without_a_flood_of_commands_although_it
         assert set(told) == {404}
         # Ten askers at two nodes: one search at each, of a few rounds, and one look into the archive for each asker.
         assert sum(own_redis.calls().values()) <= 100
+
+
+async def test_a_takeover_that_redis_breaks_off_is_finished_when_it_is_back(
+    own_redis: RedisServer, tmp_path: Path
+) -> None:
+    async with nodes_on(own_redis.url, tmp_path) as nodes, aiohttp.ClientSession() as http:
+        home, heir = await several(nodes, 1, 0)
+        client = Client(http, [home, heir])
+        asking = await begun(client, "[[words:300]] [[rate:40]]")
+        home.kill()
+        async with asyncio.timeout(30):
+            while "another node is gone" not in heir.log:
+                await asyncio.sleep(0.01)
+        own_redis.command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+        async with asyncio.timeout(10):
+            while "a takeover did not succeed" not in heir.log:
+                await asyncio.sleep(0.05)
+        await several(nodes, 1)  # who shall run it again
+        await asking
+        client.check()
+        assert client.text == numbers(300)

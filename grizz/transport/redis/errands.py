@@ -35,10 +35,10 @@ class Errand:
         told_at: when its home was last told anything about it.
         ended_at: when its terminal event was published; None before.
         stopping: its worker was told to stop it.
-        heard: did its end reach somebody? Until then its stream entry stays, and its log is all there is.
+        heard_at: when its end reached somebody; None before: its stream entry stays, and its log is all there is.
     """
 
-    __slots__ = ("_sent", "alive_at", "delivery", "ended_at", "entry", "heard", "home", "log", "stopping", "told_at")
+    __slots__ = ("_sent", "alive_at", "delivery", "ended_at", "entry", "heard_at", "home", "log", "stopping", "told_at")
 
     def __init__(self, delivery: Delivery, home: str, entry: bytes, now: float) -> None:
         self.delivery = delivery
@@ -48,7 +48,7 @@ class Errand:
         self.alive_at = now
         self.told_at = now
         self.ended_at: float | None = None
-        self.heard = False
+        self.heard_at: float | None = None
         self.stopping = False
         self._sent = 0
 
@@ -138,27 +138,30 @@ class Errands:
 
     def of(self, home: str) -> list[Errand]:
         """The errands for a home that still needs to hear of them: running ones, and ends that reached nobody."""
-        return [errand for errand in self.known_for(home) if not errand.heard]
+        return [errand for errand in self.known_for(home) if errand.heard_at is None]
 
     @property
     def unheard(self) -> bool:
         """Did something end here of which nobody knows yet?"""
-        return any(not errand.heard for errand in self._ended.values())
+        return any(errand.heard_at is None for errand in self._ended.values())
 
     def known_for(self, home: str) -> list[Errand]:
         """Every errand for a home, those that ended a short while ago included."""
         return [e for e in (*self._running.values(), *self._ended.values()) if e.home == home]
 
     def left_by(self, home: str, now: float) -> list[Errand]:
-        """A home died: what it needed to hear, and what it heard too short ago to have stored it."""
-        known = self.known_for(home)
-        return [e for e in known if not e.heard or (e.ended_at is not None and now - e.ended_at < _STORED_S)]
+        """A home died: what it needed to hear, and what was heard too short ago to have been stored.
 
-    def heard_by(self, home: str) -> list[Errand]:
+        Perhaps not by that home: its heir listens before it says so, and has no use for what it does not know.
+        """
+        known = self.known_for(home)
+        return [e for e in known if e.heard_at is None or now - e.heard_at < _STORED_S]
+
+    def heard_by(self, home: str, now: float) -> list[Errand]:
         """A message reached that home: the errands that have ended for it by now, each named once."""
-        done = [e for e in self._ended.values() if e.home == home and not e.heard and e.all_sent]
+        done = [e for e in self._ended.values() if e.home == home and e.heard_at is None and e.all_sent]
         for errand in done:
-            errand.heard = True
+            errand.heard_at = now
         return done
 
     def all(self) -> list[Errand]:

@@ -155,7 +155,8 @@ class RedisFinder:
 
     async def _relieve_silent(self, home: str) -> None:
         with contextlib.suppress(RedisDown, RedisError):
-            if not await self._census.listeners(home):
+            # Where this node listens as an heir, what ended here for that home was not kept yet.
+            if home in self._inheritance or not await self._census.listeners(home):
                 await self._heir.relieve(home)
 
 

@@ -9,6 +9,9 @@ When `finder.py` has found that a node is gone:
 4. Its channel is subscribed, so that whoever speaks to it, tabs and workers alike, reaches its heir. So are those that
    the ids of its answers name: it may have inherited them itself.
 
+Once it is marked nobody else finds it dead, for its heir listens: should Redis fail amid the rest, that is done again
+until it is done.
+
 All nodes are told of the beginning (`bereft`) and of the end (`settled`). In between the channel has a listener again,
 while nobody knows yet what the dead node had: who is asked then has to wait before it says that something is unknown.
 """
@@ -94,7 +97,8 @@ class Heir:
         self._lease_s = lease_s
         self._archived = archived
         self._kept: dict[str, str] = {}
-        self._busy: dict[str, asyncio.Task[Any]] = {}
+        self._busy: dict[str, asyncio.Task[bool]] = {}
+        self._unfinished: set[str] = set()
         # The takeovers of others by who does it and of whom, and when they began.
         self._elsewhere: dict[tuple[str, str], float] = {}
         self._changed_at = -1.0
@@ -124,7 +128,7 @@ class Heir:
         """Is a takeover under way, here or elsewhere, or did one begin or end since that moment?"""
         too_old = _now() - self._lease_s  # who did it died, or speaks an older version
         self._elsewhere = {which: at for which, at in self._elsewhere.items() if at > too_old}
-        return bool(self._busy or self._elsewhere) or self._changed_at >= moment
+        return bool(self._busy or self._unfinished or self._elsewhere) or self._changed_at >= moment
 
     async def relieve(self, node: str) -> bool:
         """Take a node over, once for all who ask at the same time; False when that did not succeed.
@@ -133,27 +137,37 @@ class Heir:
         """
         task = self._busy.get(node)
         if task is None:
-            task = self._busy[node] = self._tasks.spawn(self._take_over(node), name=f"take over {node}")
-            task.add_done_callback(lambda _: self._done(node))
+            task = self._busy[node] = self._tasks.spawn(self._try(node), name=f"take over {node}")
+            task.add_done_callback(lambda _: self._busy.pop(node, None))
+        return await asyncio.shield(task)
+
+    async def _try(self, node: str) -> bool:
         try:
-            await asyncio.shield(task)
+            await self._take_over(node)
         except (RedisDown, RedisError) as error:
             log.warning("a takeover did not succeed", extra={"peer": node, "err": str(error)})
             return False
+        finally:
+            self._changed_at = _now()
+        self._bus.shout({"k": "settled", "home": node})
         return True
 
-    def _done(self, node: str) -> None:
-        self._busy.pop(node, None)
-        self._changed_at = _now()
-        self._bus.shout({"k": "settled", "home": node})
+    async def _finish(self, node: str) -> None:
+        """Redis may fail amid a takeover: begin it again until it is done."""
+        while node in self._unfinished:
+            await asyncio.sleep(self._lease_s)
+            if node in self._unfinished and self._link.is_up:
+                await self.relieve(node)
 
     async def _take_over(self, node: str) -> None:
         """Become the heir of a node that is gone, as far as nobody else is. May be done again when it broke off."""
         me = self._bus.node
         self._kept = {job_id: keeper for job_id, keeper in self._kept.items() if keeper != node}
         mine, theirs = self._keys.records(node, me), self._keys.records(node)
-        await self._transport.inheritance.add(node)  # who asks from now on is told to wait, not that nobody knows
-        first = await self._link.ask("SET", self._keys.heir(node), me, "NX", "EX", _MARK_S)
+        first = await self._mark(node)
+        if node not in self._unfinished:
+            self._unfinished.add(node)
+            self._tasks.spawn(self._finish(node), name=f"finish the takeover of {node}")
         # Should this node die in the middle, its own heir finds by this what it was about to begin.
         await self._link.ask("HSET", self._keys.records(me), _UNDER_WAY + node, "1")
         won = await self._rename(theirs, mine)
@@ -167,10 +181,22 @@ class Heir:
         await self._begin_all(mine, node)
         await self._reclaim(node)
         await self._link.ask("HDEL", self._keys.records(me), _UNDER_WAY + node)
+        self._unfinished.discard(node)
         if not first:
             heir = (await self._link.ask("GET", self._keys.heir(node)) or b"").decode()
             if heir not in ("", me, node) and heir not in self._busy and not await self._census.listeners(heir):
                 await self.relieve(heir)  # somebody else took it over before, and is gone too
+
+    async def _mark(self, node: str) -> bool:
+        """Mark it as taken over; True when nobody had. Without an answer nothing has begun: it may live, after all."""
+        mine_before = node in self._transport.inheritance
+        await self._transport.inheritance.add(node)  # who asks from now on is told to wait, not that nobody knows
+        try:
+            return bool(await self._link.ask("SET", self._keys.heir(node), self._bus.node, "NX", "EX", _MARK_S))
+        except (RedisDown, RedisError):
+            if not mine_before:
+                await self._transport.inheritance.remove(node)
+            raise
 
     async def _begin_all(self, mine: str, node: str) -> None:
         """Run what stood in the records of a dead node, and what it had been about to take over itself."""

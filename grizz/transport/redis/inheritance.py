@@ -32,3 +32,8 @@ class Inheritance:
         if node not in self._nodes and node != self._bus.node:
             self._nodes[node] = None
             await self._link.subscribe(self._keys.channel(node))
+
+    async def remove(self, node: str) -> None:
+        """This node is not its heir."""
+        if self._nodes.pop(node, "") is None:
+            await self._link.subscribe(self._keys.channel(node), on=False)

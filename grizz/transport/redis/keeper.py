@@ -90,7 +90,7 @@ class Keeper:
         job = self.home.adopt(delivery.job, delivery.attempt, errand.log if events is None else events)
         if job is None or errand.ended_at is not None:
             self.workers.abandon(delivery)
-            if not errand.heard:
+            if errand.heard_at is None:
                 self._chores.entry(errand.entry)
         if job is None:
             return
@@ -143,9 +143,10 @@ class Keeper:
             self.become_home(errand)
 
     def _reached(self, node: str, count: int) -> None:
-        if count:
+        # Where this node listens as an heir, it is itself whom that reached.
+        if count and node not in self._inheritance:
             self._unheard.pop(node, None)
-            for errand in self._errands.heard_by(node):
+            for errand in self._errands.heard_by(node, _now()):
                 self._chores.entry(errand.entry)
         elif self._errands.of(node):
             self._unheard.setdefault(node, _now())
