@@ -65,11 +65,14 @@ class Player:
         return await self.answer(fields.get("stream_id"))
 
     async def closed(self) -> int | None:
-        """Read on until the server closes; the close code."""
+        """Read on until the server closes; the close code.
+
+        The code of its frame: the client's own becomes 1006 when the server is gone before the reply to it.
+        """
         async with asyncio.timeout(WITHIN_S):
-            async for message in self.ws:
+            while (message := await self.ws.receive()).type is aiohttp.WSMsgType.TEXT:
                 self.events.append(message.json())
-        return self.ws.close_code
+        return message.data if message.type is aiohttp.WSMsgType.CLOSE else self.ws.close_code
 
 
 def text_of(events: list[Event]) -> str:
