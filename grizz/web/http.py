@@ -14,6 +14,7 @@ from grizz.engine.history import Turn
 from grizz.engine.reply import Reply
 from grizz.errors import Code, RequestError
 from grizz.protocol import compaction, requests, sse
+from grizz.telemetry.metrics import Metrics
 from grizz.web.auth import Door, Identity
 from grizz.web.errors import REQUEST_ID, call_of, json_response
 from grizz.web.handlers import PING_S, Handler, Handlers
@@ -21,6 +22,7 @@ from grizz.web.limits import Limits, submit
 from grizz.web.once import submit_once
 from grizz.web.paging import page
 from grizz.web.reading import Reading
+from grizz.web.resumes import resumed
 from grizz.web.watchdog import Guard, Watchdog
 
 log = logging.getLogger(__name__)
@@ -38,12 +40,14 @@ class Api(Handlers):
         door: Door,
         limits: Limits,
         watchdog: Watchdog,
+        metrics: Metrics,
         default_model: Callable[[str], Awaitable[str]],
         models: Callable[[str], Awaitable[list[dict[str, Any]]]],
         request_timeout_s: float,
     ) -> None:
         super().__init__(door=door, limits=limits, watchdog=watchdog, request_timeout_s=request_timeout_s)
         self._engine = engine
+        self._metrics = metrics
         self._default_model = default_model
         self._models = models
 
@@ -107,12 +111,19 @@ class Api(Handlers):
 
     async def retrieve(self, request: web.Request, identity: Identity) -> web.StreamResponse:
         """`GET /v1/responses/{id}`: as it stands, or its events from a number on."""
-        found = await self._engine.find_stored(request.match_info["id"], identity.owner)
-        if request.query.get("stream", "false").lower() not in ("true", "1"):
+        streams = request.query.get("stream", "false").lower() in ("true", "1")
+        try:
+            found = await self._engine.find_stored(request.match_info["id"], identity.owner)
+        except RequestError as error:
+            if streams and error.code is Code.RESPONSE_NOT_FOUND:
+                self._metrics.resumes.labels("unknown").inc()
+            raise
+        if not streams:
             return json_response(self._engine.snapshot(found))
         if isinstance(found, Reply):
             self._engine.check_readers(found)
         after = requests.starting_after(request.query.get("starting_after"))
+        resumed(self._metrics, found, after)
         log.info("response resumed", extra={"response_id": found.id, "request_id": request[REQUEST_ID], "after": after})
         return await self._stream(request, found, after)
 

@@ -114,6 +114,7 @@ class Server:
             door=self._door,
             limits=self._limits,
             watchdog=self._watchdog,
+            metrics=self._metrics,
             default_model=self._models.default,
             models=self._models.list,
             request_timeout_s=self._settings.server.request_timeout_s,

@@ -26,6 +26,7 @@ from grizz.web.auth import Door, Identity
 from grizz.web.errors import envelope, log_refusal
 from grizz.web.lanes import Frame, Lane, Lanes, withdrawn
 from grizz.web.limits import Limits, submit
+from grizz.web.resumes import resumed
 from grizz.web.socket import Socket
 from grizz.web.watchdog import Guard
 from grizz.web.writer import Writer
@@ -361,21 +362,17 @@ class Connection:
         if isinstance(found, Turn):
             self._attach_to_turn(lane, found, after)
             return
-        reply = found
-        self._engine.check_readers(reply)
-        self._metrics.resumes.labels("ok").inc()
-        self._metrics.replayed.observe(max(0, reply.last_seq - after))
-        self._attached(lane, response_id, after, reply.last_seq, reply.status, reply.attempt)
-        lane.cursor = Cursor(reply, after, self._writer.push)
+        self._engine.check_readers(found)
+        resumed(self._metrics, found, after)
+        self._attached(lane, response_id, after, found.last_seq, found.status, found.attempt)
+        lane.cursor = Cursor(found, after, self._writer.push)
         self._writer.wake()  # a cursor with nothing left to read must free its lane
 
     def _attach_to_turn(self, lane: Lane, turn: Turn, after: int) -> None:
         """The log is gone: nothing to replay, but a caller that has everything is told so."""
-        if after < turn.last_seq:
-            self._metrics.resumes.labels("expired").inc()
+        if resumed(self._metrics, turn, after) == "expired":
             text = f"The events of '{turn.id}' are no longer kept; GET /v1/responses/{turn.id} has the result."
             raise RequestError(410, Code.LOG_EXPIRED, text, param="response_id")
-        self._metrics.resumes.labels("ok").inc()
         self._attached(lane, turn.id, after, turn.last_seq, turn.response["status"], 1)
 
     def _attached(self, lane: Lane, response_id: str, after: int, last_seq: int, status: str, attempt: int) -> None:

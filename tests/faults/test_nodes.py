@@ -12,7 +12,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from tests.nodes import ROOT, Client, busy_one, nodes_on
+from tests.nodes import ROOT, Client, busy_one, metric, nodes_on
 from tests.player import numbers
 from tests.redis_servers import RedisServer
 
@@ -77,6 +77,7 @@ async def test_a_killed_home_is_taken_over_and_its_answer_begins_anew_elsewhere(
         assert client.longest_pause_s < 15
         assert client.last > 1_000_000
         assert nodes.demo.requests == 2
+        assert await metric(http, other, 'grizz_resumes_total{result="gap"}') == 1
 
 
 async def test_a_killed_home_whose_worker_lives_loses_nothing_at_all(own_redis: RedisServer, tmp_path: Path) -> None:
@@ -92,6 +93,8 @@ async def test_a_killed_home_whose_worker_lives_loses_nothing_at_all(own_redis: 
         assert client.text == numbers(300)
         assert client.longest_pause_s < 15
         assert nodes.demo.requests == 1
+        assert await metric(http, worker, 'grizz_resumes_total{result="ok"}') == 1
+        assert await metric(http, worker, 'grizz_resumes_total{result="gap"}') == 0
 
 
 async def test_a_home_that_stood_still_does_not_speak_again(own_redis: RedisServer, tmp_path: Path) -> None:

@@ -231,3 +231,38 @@ async def test_readers_of_one_response_are_bounded(start_grizz, http: aiohttp.Cl
     await player.send({"type": "grizz:attach", "response_id": started[0]["response"]["id"], "stream_id": "b"})
     error = (await player.until("error", lane="b"))[-1]
     assert (error["status"], error["error"]["code"]) == (429, "rate_limit_exceeded")
+
+
+async def test_who_comes_back_is_counted_by_what_is_still_there_over_either_transport(
+    start_grizz, http: aiohttp.ClientSession
+) -> None:
+    grizz = await start_grizz(replies__keep_s=3)
+    counts = grizz.app.metrics.resumes
+
+    def counted() -> list[float]:
+        return [counts.labels(result)._value.get() for result in ("ok", "gap", "expired", "unknown")]
+
+    async def come_back(response_id: str, after: int) -> None:
+        player = await Player.connect(http, grizz.ws_url)
+        await player.send({"type": "grizz:attach", "response_id": response_id, "starting_after": after})
+        await player.next()
+        await player.ws.close()
+        url = f"{grizz.url}/v1/responses/{response_id}?stream=true&starting_after={after}"
+        async with http.get(url) as stream:
+            await stream.read()
+
+    player = await Player.connect(http, grizz.ws_url)
+    whole = await player.ask("[[echo:x]]")
+    response_id, last = whole[0]["response"]["id"], whole[-1]["sequence_number"]
+    assert counted() == [0, 0, 0, 0]
+    await come_back(response_id, 2)
+    assert counted() == [2, 0, 0, 0]
+    await come_back("resp_" + "0" * 40, 2)
+    assert counted() == [2, 0, 0, 2]
+    async with asyncio.timeout(10):
+        while grizz.app.engine.reply(response_id, "local") is not None:
+            await asyncio.sleep(0.05)
+    await come_back(response_id, 2)
+    assert counted() == [2, 0, 2, 2]
+    await come_back(response_id, last)
+    assert counted() == [4, 0, 2, 2]
