@@ -143,7 +143,7 @@ class Followers:
     def _deny(self, sender: str, response_id: str) -> None:
         if (node := self._moved_to(response_id)) is not None:
             self._bus.post(sender, {"k": "moved", "id": response_id, "to": node})
-        elif not self._finder.is_busy or home_of(response_id) == self._bus.node:
+        elif home_of(response_id) == self._bus.node or not (self._finder.is_busy or self._finder.is_behind):
             self._bus.post(sender, {"k": "unknown", "id": response_id})
         # Else it may be with the node that is being taken over right now: the question comes again.
 

@@ -361,6 +361,10 @@ class Finder(Protocol):
     def is_busy(self) -> bool:
         """Is this node taking another one over right now? Then it cannot know yet what it does not have."""
 
+    @property
+    def is_behind(self) -> bool:
+        """Did a takeover of this node break off, and is not finished yet? Then it cannot know either."""
+
     async def settled(self, within_s: float) -> bool:
         """Wait until the takeovers under way here are done; False when they are not by then. Cancel-safe."""
 

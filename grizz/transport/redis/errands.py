@@ -14,7 +14,7 @@ from grizz.transport.base import Bus, Haste, Part
 
 log = logging.getLogger(__name__)
 
-# How long the log of an ended errand is kept, for a home that missed the end, and how many of them.
+# How long the log of an ended errand is kept once its end was heard, for a home that missed it, and how many of them.
 _KEEP_S = 60.0
 _KEEP = 1000
 _KEEP_BYTES = 64 << 20
@@ -236,11 +236,11 @@ class Errands:
                 by_home.setdefault(errand.home, []).append(row)
         for home, rows in by_home.items():
             self._bus.post(home, {"k": "beat", "h": home, "jobs": rows}, haste=Haste.SOON)
-        while self._ended:
-            oldest = next(iter(self._ended.values()))
-            if oldest.ended_at is not None and now - oldest.ended_at <= _KEEP_S:
+        for errand in list(self._ended.values()):
+            if errand.ended_at is not None and now - errand.ended_at <= _KEEP_S:
                 break
-            self._forget(oldest)
+            if errand.heard_at is not None:
+                self._forget(errand)
 
     def _vouched(self, errand: Errand, now: float) -> bool:
         return errand.ended_at is not None or now - errand.alive_at <= self._lease_s

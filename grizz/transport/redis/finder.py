@@ -103,6 +103,11 @@ class RedisFinder:
         """See `Finder.is_busy`."""
         return self._heir.is_busy
 
+    @property
+    def is_behind(self) -> bool:
+        """See `Finder.is_behind`."""
+        return self._heir.is_behind
+
     async def settled(self, within_s: float) -> bool:
         """See `Finder.settled`."""
         return await self._heir.settled(within_s)

@@ -53,6 +53,8 @@ _CLAIM_S = 0.3
 _MAX_KEPT = 10_000
 _MAX_HEARD_OF = 1000
 _PAGE = 500
+# Between two attempts to finish a takeover, at most.
+_LONGEST_S = 60.0
 # A field of a node's records that is no job: it is taking that node over.
 _UNDER_WAY = "@"
 
@@ -98,7 +100,8 @@ class Heir:
         self._archived = archived
         self._kept: dict[str, str] = {}
         self._busy: dict[str, asyncio.Task[bool]] = {}
-        self._unfinished: set[str] = set()
+        # Whom it has marked, and what goes on here of theirs so far.
+        self._unfinished: dict[str, set[str]] = {}
         # The takeovers of others by who does it and of whom, and when they began.
         self._elsewhere: dict[tuple[str, str], float] = {}
         self._changed_at = -1.0
@@ -113,6 +116,11 @@ class Heir:
     def is_busy(self) -> bool:
         """Is a takeover under way here?"""
         return bool(self._busy)
+
+    @property
+    def is_behind(self) -> bool:
+        """Did a takeover break off, and is not finished yet?"""
+        return bool(self._unfinished)
 
     def is_relieving(self, node: str) -> bool:
         """Is that node being taken over here?"""
@@ -147,6 +155,9 @@ class Heir:
         except (RedisDown, RedisError) as error:
             log.warning("a takeover did not succeed", extra={"peer": node, "err": str(error)})
             return False
+        except Exception:
+            self._unfinished.pop(node, None)  # it would fail again
+            raise
         finally:
             self._changed_at = _now()
         self._bus.shout({"k": "settled", "home": node})
@@ -154,8 +165,10 @@ class Heir:
 
     async def _finish(self, node: str) -> None:
         """Redis may fail amid a takeover: begin it again until it is done."""
+        wait_s = self._lease_s
         while node in self._unfinished:
-            await asyncio.sleep(self._lease_s)
+            await asyncio.sleep(wait_s)
+            wait_s = min(2 * wait_s, max(_LONGEST_S, self._lease_s))
             if node in self._unfinished and self._link.is_up:
                 await self.relieve(node)
 
@@ -164,51 +177,63 @@ class Heir:
         me = self._bus.node
         self._kept = {job_id: keeper for job_id, keeper in self._kept.items() if keeper != node}
         mine, theirs = self._keys.records(node, me), self._keys.records(node)
-        first = await self._mark(node)
-        if node not in self._unfinished:
-            self._unfinished.add(node)
+        again = node in self._unfinished
+        if again and not await self._link.ask("EXISTS", self._keys.heir(node)):
+            # The Redis has forgotten the mark, so that node may have come back: whoever finds it dead begins anew.
+            if not self._unfinished.pop(node):
+                await self._transport.inheritance.remove(node, sure=True)
+            return
+        first = not again and await self._mark(node)
+        if not again:
+            self._unfinished[node] = set()
             self._tasks.spawn(self._finish(node), name=f"finish the takeover of {node}")
+        begun = self._unfinished[node]
+        # Who ran something for it has the logs of that, and perhaps nobody else has: that goes on where it is. At once,
+        # since who speaks to that node reaches its heir by now, and takes that for a sign that it was heard.
+        begun.update(self._transport.keeper.keep_errands(node))
+        await self._bus.tell_everybody({"k": "bereft", "home": node})
         # Should this node die in the middle, its own heir finds by this what it was about to begin.
         await self._link.ask("HSET", self._keys.records(me), _UNDER_WAY + node, "1")
         won = await self._rename(theirs, mine)
         if first or won:
             log.warning("another node is gone; its answers go on here", extra={"peer": node})
             self._metrics.redis.takeovers.inc()
-        # Who ran something for it has the logs of that, and perhaps nobody else has: that goes on where it is.
-        self._transport.keeper.keep_errands(node)
-        await self._bus.tell_everybody({"k": "bereft", "home": node})
         await asyncio.sleep(_CLAIM_S)
-        await self._begin_all(mine, node)
-        await self._reclaim(node)
+        if self._bus.node != me:  # taken over itself, and its heir goes on with this
+            self._unfinished.pop(node, None)
+            return
+        await self._begin_all(mine, node, begun)
+        await self._reclaim(node, begun)
         await self._link.ask("HDEL", self._keys.records(me), _UNDER_WAY + node)
-        self._unfinished.discard(node)
-        if not first:
+        self._unfinished.pop(node, None)
+        if not first and not again:
             heir = (await self._link.ask("GET", self._keys.heir(node)) or b"").decode()
             if heir not in ("", me, node) and heir not in self._busy and not await self._census.listeners(heir):
                 await self.relieve(heir)  # somebody else took it over before, and is gone too
 
     async def _mark(self, node: str) -> bool:
         """Mark it as taken over; True when nobody had. Without an answer nothing has begun: it may live, after all."""
-        mine_before = node in self._transport.inheritance
-        await self._transport.inheritance.add(node)  # who asks from now on is told to wait, not that nobody knows
+        inheritance = self._transport.inheritance
+        await inheritance.add(node, sure=False)  # who asks from now on is told to wait, not that nobody knows
         try:
-            return bool(await self._link.ask("SET", self._keys.heir(node), self._bus.node, "NX", "EX", _MARK_S))
+            first = await self._link.ask("SET", self._keys.heir(node), self._bus.node, "NX", "EX", _MARK_S)
         except (RedisDown, RedisError):
-            if not mine_before:
-                await self._transport.inheritance.remove(node)
+            await inheritance.remove(node)
             raise
+        await inheritance.add(node)
+        return bool(first)
 
-    async def _begin_all(self, mine: str, node: str) -> None:
+    async def _begin_all(self, mine: str, node: str, begun: set[str]) -> None:
         """Run what stood in the records of a dead node, and what it had been about to take over itself."""
         records = pairs(await self._link.ask("HGETALL", mine))
-        await self._begin_anew([data for name, data in records.items() if not name.startswith(_UNDER_WAY)])
+        await self._begin_anew([data for name, data in records.items() if not name.startswith(_UNDER_WAY)], begun)
         for name in records:
             if name.startswith(_UNDER_WAY):
                 older = name.removeprefix(_UNDER_WAY)
                 inherited = self._keys.records(older, self._bus.node)
                 await self._rename(self._keys.records(older, node), inherited)
                 await self._transport.inheritance.add(older)
-                await self._begin_all(inherited, older)
+                await self._begin_all(inherited, older, begun)
         await self._link.ask("DEL", mine)
 
     def _on_bereft(self, sender: str, part: Part, lines: Sequence[bytes]) -> None:
@@ -237,7 +262,7 @@ class Heir:
                 return False
             raise
 
-    async def _begin_anew(self, records: Sequence[bytes]) -> None:
+    async def _begin_anew(self, records: Sequence[bytes], begun: set[str]) -> None:
         """Run again what a dead node was running, unless it had ended."""
         found: list[record.Record] = []
         for data in records:
@@ -246,9 +271,10 @@ class Heir:
             except UnreadableRecord as error:
                 log.error("a record of a node that is gone cannot be read", extra={"err": str(error)})
                 self._metrics.redis.errors.labels("message").inc()
-        over = {*self._kept, *await self._archived([one.delivery.job.id for one in found])}
+        over = {*self._kept, *begun, *await self._archived([one.delivery.job.id for one in found])}
         for one in found:
             if one.delivery.job.id not in over:
+                begun.add(one.delivery.job.id)
                 await self._adopt(one)
 
     async def _adopt(self, found: record.Record) -> None:
@@ -271,29 +297,31 @@ class Heir:
             log.error("an answer taken over finds no room", extra={"response_id": job.id, "err": str(error)})
             self._home.buried(Delivery(job, delivery.attempt, ""))
 
-    async def _reclaim(self, node: str) -> None:
+    async def _reclaim(self, node: str, begun: set[str]) -> None:
         """Take the stream entries that nobody alive answers for: read by, or offered by, nodes that are gone."""
         dead: dict[str, bool] = {node: True}
         start = "-"
         while rows := await self._link.ask("XPENDING", self._keys.jobs, GROUP, start, "+", _PAGE):
             for entry, consumer, *_ in rows:
                 if await self._is_gone(consumer.decode(), dead):
-                    await self._reclaim_entry(entry, dead)
+                    await self._reclaim_entry(entry, dead, begun)
             start = "(" + rows[-1][0].decode()
         await self._forget(node)
 
-    async def _reclaim_entry(self, entry: bytes, dead: dict[str, bool]) -> None:
+    async def _reclaim_entry(self, entry: bytes, dead: dict[str, bool], begun: set[str]) -> None:
         found = await self._link.ask("XRANGE", self._keys.jobs, entry, entry)
         one = self._read(found[0][1][1]) if found and found[0][1] else None
         if one is not None and one.home and not await self._is_gone(one.home, dead):
             return  # its home lives, misses it and dispatches it again
+        job_id = "" if one is None else one.delivery.job.id
+        over = job_id in self._kept or job_id in begun or (job_id and await self._archived([job_id]))
         idle_ms = int(TWICE * self._lease_s * 500)
         if not await self._link.ask("XCLAIM", self._keys.jobs, GROUP, self._bus.node, idle_ms, entry):
             return
-        if one is not None:
-            job_id = one.delivery.job.id
-            if job_id not in self._kept and not await self._archived([job_id]):
-                await self._adopt(one)
+        # Redis is not asked between the claim and what comes of it: nobody else would ever see this entry.
+        if one is not None and not over:
+            begun.add(job_id)
+            await self._adopt(one)
         self._chores.entry(entry)
 
     async def _forget(self, node: str) -> None:

@@ -16,7 +16,8 @@ class Inheritance:
         self._keys = keys
         self._link = link
         self._bus = bus
-        self._nodes: dict[str, None] = {}
+        # Is it sure?
+        self._nodes: dict[str, bool] = {}
 
     def __contains__(self, node: str) -> bool:
         return node in self._nodes
@@ -27,13 +28,25 @@ class Inheritance:
     def __repr__(self) -> str:
         return f"<Inheritance of {self._bus.node}: {len(self._nodes)} nodes>"
 
-    async def add(self, node: str) -> None:
-        """From now on, what is said to that node is said to this one too; nothing when it is this one."""
-        if node not in self._nodes and node != self._bus.node:
-            self._nodes[node] = None
+    async def add(self, node: str, *, sure: bool = True) -> None:
+        """From now on, what is said to that node is said to this one too; nothing when it is this one.
+
+        Args:
+            sure: else `remove` may take it back.
+        """
+        if node == self._bus.node:
+            return
+        known = node in self._nodes
+        self._nodes[node] = self._nodes.get(node, False) or sure
+        if not known:
             await self._link.subscribe(self._keys.channel(node))
 
-    async def remove(self, node: str) -> None:
-        """This node is not its heir."""
-        if self._nodes.pop(node, "") is None:
+    async def remove(self, node: str, *, sure: bool = False) -> None:
+        """This node is not its heir after all.
+
+        Args:
+            sure: else nothing happens to what is sure.
+        """
+        if sure or self._nodes.get(node) is False:
+            self._nodes.pop(node, None)
             await self._link.subscribe(self._keys.channel(node), on=False)

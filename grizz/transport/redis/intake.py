@@ -18,6 +18,7 @@ from grizz.transport.redis.chores import Chores
 from grizz.transport.redis.dispatch import Dispatcher
 from grizz.transport.redis.errands import Errand, Errands
 from grizz.transport.redis.inbox import Inbox
+from grizz.transport.redis.inheritance import Inheritance
 from grizz.transport.redis.record import Codec, Record, UnreadableRecord, home_of
 
 log = logging.getLogger(__name__)
@@ -30,7 +31,7 @@ class Intake:
         inbox: what a worker of this process shall run next.
         leaving: nothing more is run here.
         ready: called when there is something in the inbox.
-        put: queues a job of which this node is the home from now on.
+        put: queues a job, after so many attempts, of which this node is the home from now on.
     """
 
     home: Home
@@ -47,6 +48,7 @@ class Intake:
         dispatcher: Dispatcher,
         errands: Errands,
         inbox: Inbox,
+        inheritance: Inheritance,
     ) -> None:
         self._bus = bus
         self._chores = chores
@@ -56,9 +58,10 @@ class Intake:
         self._jobs = dispatcher
         self._errands = errands
         self.inbox = inbox
+        self._inheritance = inheritance
         self.leaving = False
         self.ready: Callable[[], None] = lambda: None
-        self.put: Callable[[Job], Coroutine[Any, Any, None]] = dispatcher.put
+        self.put: Callable[[Job, int], Coroutine[Any, Any, None]] = dispatcher.put
 
     def __repr__(self) -> str:
         return f"<Intake of {self._bus.node}: {self.inbox!r}>"
@@ -92,6 +95,8 @@ class Intake:
             self._chores.entry(entry)
         elif not found.home:
             self._take_requeued(entry, found)
+        elif not self._has_room and found.home in self._inheritance:
+            self._take_claimed(entry, found)
         elif not self._has_room:
             self._chores.entry(entry)
             self._bus.post(found.home, {"k": "back", "id": delivery.job.id, "t": delivery.token})
@@ -112,7 +117,15 @@ class Intake:
         job = self.home.adopt(found.delivery.job, found.delivery.attempt + 1, None)
         self._chores.entry(entry)
         if job is not None:
-            self._tasks.spawn(self.put(job), name=f"put requeued {job.id}")
+            self._tasks.spawn(self.put(job, 0), name=f"put requeued {job.id}")
+
+    def _take_claimed(self, entry: bytes, found: Record) -> None:
+        """It was claimed from a node that is gone, and the link broke then: nobody else will see that it runs."""
+        delivery = found.delivery
+        job = self.home.adopt(delivery.job, delivery.attempt + 1, None)
+        self._chores.entry(entry)
+        if job is not None:
+            self._tasks.spawn(self.put(job, delivery.attempt), name=f"put claimed {job.id}")
 
     def _accept(self, delivery: Delivery, place: str) -> None:
         self._metrics.placed.labels(place).inc()

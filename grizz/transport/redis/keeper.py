@@ -75,13 +75,15 @@ class Keeper:
         delivery = errand.delivery
         self._bus.post(errand.home, {"k": kind, "id": delivery.job.id, "t": delivery.token})
 
-    def keep_errands(self, home: str) -> None:
-        """A home is gone, and what runs or has just ended here for it may have its log here alone."""
+    def keep_errands(self, home: str) -> list[str]:
+        """A home is gone, and what runs or has just ended here for it may have its log here alone; the ids of that."""
         errands = self._errands.left_by(home, _now())
         for errand in errands:
             self.become_home(errand)
-        if errands:
-            self._bus.shout({"k": "kept", "ids": [errand.delivery.job.id for errand in errands]})
+        ids = [errand.delivery.job.id for errand in errands]
+        if ids:
+            self._bus.shout({"k": "kept", "ids": ids})
+        return ids
 
     def become_home(self, errand: Errand, events: Sequence[Event] | None = None) -> None:
         """Keep an errand as one's own response, with the log its home had or else what was said here."""
@@ -138,9 +140,10 @@ class Keeper:
 
     def _on_orphan(self, sender: str, part: Part, lines: Sequence[bytes]) -> None:
         """The heir of a dead home knows nothing of this job: this node, which has its log, is its home."""
-        errand = self._errands.running(part["t"])
+        errand = self._errands.known(part["t"])
         if errand is not None:
             self.become_home(errand)
+            self._bus.shout({"k": "kept", "ids": [errand.delivery.job.id]})
 
     def _reached(self, node: str, count: int) -> None:
         # Where this node listens as an heir, it is itself whom that reached.

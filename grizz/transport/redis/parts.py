@@ -70,6 +70,7 @@ def transport_of(
             dispatcher=dispatcher,
             errands=errands,
             inbox=inbox,
+            inheritance=inheritance,
         ),
         keeper=Keeper(
             bus=bus,
