@@ -10,7 +10,7 @@ When `finder.py` has found that a node is gone:
    the ids of its answers name: it may have inherited them itself.
 
 Once it is marked nobody else finds it dead, for its heir listens: should Redis fail amid the rest, that is done again
-until it is done.
+until it is done, or the mark is forgotten.
 
 All nodes are told of the beginning (`bereft`) and of the end (`settled`). In between the channel has a listener again,
 while nobody knows yet what the dead node had: who is asked then has to wait before it says that something is unknown.
