@@ -385,7 +385,7 @@ async def test_nothing_is_sent_again_of_what_is_unknown_or_whose_worker_is_silen
     assert not desk.errands.resend("token 1", 0)
 
 
-async def test_an_ended_errand_is_not_held_any_more_but_its_log_can_still_be_had_for_a_minute():
+async def test_an_ended_errand_is_not_held_any_more_but_its_log_can_still_be_had_for_a_minute_once_its_end_was_heard():
     desk = Desk()
     errand = desk.begin()
     desk.errands.publish(errand, [event(7, END)])
@@ -396,6 +396,9 @@ async def test_an_ended_errand_is_not_held_any_more_but_its_log_can_still_be_had
     desk.sent()
     assert desk.errands.resend("token 1", 6)
     assert len(desk.sent()) == 1
+    desk.errands.beat(desk.now + 61.0)
+    assert desk.errands.known("token 1") is errand
+    assert desk.errands.heard_by("bbbb", desk.now) == [errand]
     desk.errands.beat(desk.now + 59.0)
     assert desk.errands.known("token 1") is errand
     desk.errands.beat(desk.now + 61.0)
