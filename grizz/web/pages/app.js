@@ -20,6 +20,8 @@ const grizz = new Grizz();
 const talks = new Talks(grizz);
 const chats = new Map(); // id → Chat: the open one, and those whose answers still run
 let chat = null; // the one on screen
+let opened;
+const begun = new Promise((resolve) => (opened = resolve)); // until a chat is on screen
 let opening = 0;
 
 // Where the server has accounts, it says so in the page itself.
@@ -85,6 +87,7 @@ async function open(entry) {
   if (turn !== opening) return;
   if (chat && !chat.running && chat !== next) chats.delete(chat.id);
   chat = next;
+  opened();
   chats.set(chat.id, chat);
   store.setCurrent(chat.empty && !chat.conversation ? NEW : chat.id);
   $("messages").replaceChildren(chat.element);
@@ -109,7 +112,8 @@ function refresh() {
 }
 
 function send(text, images = []) {
-  if (!chat || chat.running || !(text.trim() || images.length)) return;
+  if (!chat) return void begun.then(() => send(text, images)); // who is fast asks before the page has read its chats
+  if (chat.running || !(text.trim() || images.length)) return;
   chat.send(text, images);
   store.setCurrent(chat.id);
   composer.clear();
