@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from playwright.async_api import Browser, Page, expect
 
-from tests.browser.conftest import ANSWER, CHROMIUM, ask, listen
+from tests.browser.conftest import ANSWER, CHROMIUM, LIVE, ask, listen
 from tests.conftest import Grizz
 from tests.player import numbers
 
@@ -20,6 +20,18 @@ async def test_a_newcomer_asks_and_reads_the_answer(page: Page) -> None:
     await page.wait_for_selector(f"{ANSWER}[data-status=in_progress]")
     await page.wait_for_selector(f"{ANSWER}[data-status=completed]")
     assert (await page.text_content(f"{ANSWER} .text") or "").strip() == numbers(100).strip()
+
+
+async def test_a_question_asked_before_the_browsers_storage_answers_is_answered(browser: Browser, grizz: Grizz) -> None:
+    context = await browser.new_context()
+    await context.add_init_script("IDBFactory.prototype.open = () => ({})")  # it never calls back
+    page = await context.new_page()
+    await page.goto(grizz.url)
+    await page.wait_for_selector(LIVE)
+    await ask(page, "[[echo:at once]]")
+    await expect(page.locator(f"{ANSWER} .text")).to_have_text("at once")
+    assert grizz.demo.requests == 1
+    await context.close()
 
 
 async def test_stop_keeps_the_partial_text_and_stops_the_upstream(page: Page, grizz: Grizz) -> None:
