@@ -6,7 +6,7 @@ import asyncio
 from pathlib import Path
 
 import pytest
-from playwright.async_api import Browser, Page, expect
+from playwright.async_api import Browser, Locator, Page, expect
 
 from tests.browser.conftest import ANSWER, CHROMIUM, LIVE, answered, ask, listen
 from tests.browser.test_chats import QUESTION, act, conversations, kept
@@ -32,16 +32,47 @@ async def until(page: Page, expression: str) -> None:
             await asyncio.sleep(0.05)
 
 
+async def leave_at(page: Page, count: int, what: str, then: Locator) -> None:
+    """Do something, and reload the page in the very moment in which it shows so many of something."""
+    watch = """([what, count]) => new MutationObserver((_, watcher) => {
+        if (document.querySelectorAll(what).length !== count) return;
+        watcher.disconnect();
+        location.reload();
+      }).observe(document.body, {childList: true, subtree: true})"""
+    async with page.expect_navigation():
+        await page.evaluate(watch, [what, count])
+        await then.click()
+
+
 async def test_a_branch_at_an_answer_that_broke_off_has_all_that_came_before(page: Page) -> None:
     await ask(page, "[[echo:one]]")
     await answered(page)
     await ask(page, "[[words:20]] [[midstream-error:5]]")
     await page.wait_for_selector(f"{ANSWER}[data-status=failed]")
-    await page.get_by_role("button", name="Branch").last.click()
-    await expect(page.locator("#chat-list li")).to_have_count(2)
-    await reload(page)
+    await leave_at(page, 2, "#chat-list li", page.get_by_role("button", name="Branch").last)
     await expect(page.locator(f"{QUESTION} .text")).to_have_text(["[[echo:one]]", "[[words:20]] [[midstream-error:5]]"])
     assert await kept(page) == ["[[echo:one]]", "one"]
+
+
+@pytest.mark.parametrize("before", [0, 1], ids=["first", "second"])
+async def test_a_question_is_not_lost_when_the_page_is_left_in_the_moment_it_is_sent(page: Page, before: int) -> None:
+    for _ in range(before):
+        await ask(page, "[[echo:one]]")
+        await answered(page)
+    await page.fill("#composer", "[[echo:two]]")
+    await leave_at(page, 1 + before, QUESTION, page.locator("#send"))
+    await expect(page.locator(f"{QUESTION} .text")).to_have_text([*["[[echo:one]]"] * before, "[[echo:two]]"])
+
+
+async def test_a_tab_finds_its_chat_again_though_its_copy_in_the_browser_is_gone(page: Page) -> None:
+    await page.add_init_script("indexedDB.open = () => { throw new DOMException('denied', 'SecurityError'); }")
+    await page.reload()
+    await page.wait_for_selector(LIVE)
+    await ask(page, "[[echo:one]]")
+    await answered(page)
+    await page.reload()
+    await expect(page.locator(f"{QUESTION} .text")).to_have_text(["[[echo:one]]"])
+    assert await answered(page) == "one"
 
 
 async def test_a_refused_question_and_the_same_again_are_two_after_the_server_was_asked(

@@ -13,7 +13,6 @@ const scroller = $("scroller");
 const NEAR_BOTTOM_PX = 48;
 const COPIED_MS = 1500;
 const TOAST_MS = 8000;
-const NEW = ""; // in place of the id of this tab's chat
 const AWAY_MS = 30_000; // who looked away for longer may have gone on elsewhere
 
 const grizz = new Grizz();
@@ -56,7 +55,9 @@ const hooks = {
   model: () => ($("model").hidden ? null : $("model").value || null),
   changed: (one) => {
     sidebar.touch(one);
-    if (one === chat) refresh();
+    if (one !== chat) return;
+    remember();
+    refresh();
   },
   announce: (one, text, failed) => (failed ? toast(text) : one === chat && announce(text)),
   replaced: (one) => one === chat && composer.focus(),
@@ -89,13 +90,19 @@ async function open(entry) {
   chat = next;
   opened();
   chats.set(chat.id, chat);
-  store.setCurrent(chat.empty && !chat.conversation ? NEW : chat.id);
+  remember();
   $("messages").replaceChildren(chat.element);
   refresh();
   follow.now();
   sidebar.reload();
   composer.focusIfMouse();
   chat.sync();
+}
+
+/** So that this tab finds its chat again, also where its copy in this browser is gone. */
+function remember() {
+  const { id, conversation } = chat;
+  store.setCurrent(chat.empty && !conversation ? {} : { id, conversation });
 }
 
 function refresh() {
@@ -115,7 +122,6 @@ function send(text, images = []) {
   if (!chat) return void begun.then(() => send(text, images)); // who is fast asks before the page has read its chats
   if (chat.running || !(text.trim() || images.length)) return;
   chat.send(text, images);
-  store.setCurrent(chat.id);
   composer.clear();
   composer.focus();
   follow.now();
@@ -398,8 +404,7 @@ else await start();
 
 /** Show the chat that was open here last, and connect. */
 async function start() {
-  const id = store.current();
-  const known = id ? { id, conversation: id.startsWith("conv_") ? id : null } : null;
   grizz.connect();
-  await open(chat ?? known ?? (id === NEW ? null : (await store.list())[0]));
+  const last = store.current() ?? (await store.list())[0];
+  await open(chat ?? (last?.id ? last : null));
 }

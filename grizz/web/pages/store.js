@@ -70,6 +70,7 @@ function within(db, mode, work) {
   return new Promise((resolve, reject) => {
     const all = db.transaction(["chats", "entries"], mode);
     const asked = work(all.objectStore("chats"), all.objectStore("entries"));
+    if (mode === "readwrite") all.commit?.(); // at once: a page that is left now has no time to hear that it was written
     all.oncomplete = () => resolve(asked?.result ?? null);
     all.onabort = all.onerror = () => reject(all.error);
   });
@@ -169,9 +170,9 @@ function tab(work) {
   }
 }
 
-/** The chat of this tab. */
+/** The chat of this tab: `{id, conversation}`, `{}` for one that has nothing yet, null in a tab that had none. */
 export const current = () => tab(() => sessionStorage.getItem(CURRENT));
-export const setCurrent = (id) => tab(() => sessionStorage.setItem(CURRENT, JSON.stringify(id)));
+export const setCurrent = (entry) => cleared || tab(() => sessionStorage.setItem(CURRENT, JSON.stringify(entry)));
 /** Of this browser: the model that was picked, and the like. */
 export const setting = (name) => tab(() => localStorage.getItem(`grizz:${name}`));
 export const setSetting = (name, value) => tab(() => localStorage.setItem(`grizz:${name}`, JSON.stringify(value)));
