@@ -136,7 +136,7 @@ const scenarios = {
     const whole = grizz.create({ input: "[[words:300]] [[rate:200]]" }, kept).done;
     const left = [];
     for (let n = 0; n < 40; n += 1) {
-      const stream = grizz.create({ input: "[[words:3]]" });
+      const stream = grizz.create({ input: "[[words:9]] [[rate:20]]" });
       for await (const event of stream) if (event.type === "response.created") stream.detach();
       left.push((await stream.done).kind);
     }
