@@ -7,6 +7,7 @@ and results of other users that wake nobody.
 
 from __future__ import annotations
 
+import abc
 import asyncio
 import contextlib
 import json
@@ -176,7 +177,7 @@ async def redis_server(binary: Path) -> AsyncIterator[Server]:
                 await server.close()
 
 
-class Design:
+class Design(abc.ABC):
     """What the three designs share: jobs in a stream, trimmed at every job, and one worker that runs them."""
 
     def __init__(self, redis: Redis) -> None:
@@ -184,6 +185,7 @@ class Design:
         self.answers: dict[str, asyncio.Future[str]] = {}
         self._parts: dict[str, list[str]] = {}
 
+    @abc.abstractmethod
     async def tab(self, client: str) -> None:
         """What an open tab does all the time."""
 
@@ -191,8 +193,9 @@ class Design:
         job = await self.enqueue(client)
         return await self.answers[job]
 
+    @abc.abstractmethod
     async def publish(self, client: str, chunk: dict[str, str]) -> None:
-        raise NotImplementedError
+        """A part of the reply, on its way to that client."""
 
     async def enqueue(self, client: str) -> str:
         job = str(uuid.uuid4())
@@ -252,6 +255,9 @@ class Backoff(Polling):
 
 class PubSub(Design):
     """The report's proposal: a channel per client, subscribed for the time of each job, a message for each token."""
+
+    async def tab(self, client: str) -> None:
+        """Nothing: it listens while it waits for a reply."""
 
     async def reply(self, client: str) -> str:
         async with self.redis.pubsub() as pubsub:

@@ -8,7 +8,7 @@ import logging
 import os
 import secrets
 import signal
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any
 
 from grizz import __version__, systemd
@@ -22,6 +22,7 @@ from grizz.engine.fleet import Fleet
 from grizz.engine.flusher import Flusher
 from grizz.engine.history import History
 from grizz.engine.ids import ids_of
+from grizz.engine.member import Member
 from grizz.engine.models import Models
 from grizz.engine.names import Names
 from grizz.engine.once import Once
@@ -143,16 +144,7 @@ class App:
         self.names = Names(settings.models, settings.keys)
         self.models = Models(members, behind.default_model(), self.names)
         model = await self.models.default(waits=False)
-        self.metrics = Metrics(
-            version=__version__,
-            mode="redis" if settings.redis.url else "memory",
-            models=[
-                *([model] if model else []),
-                *self.names.aliases,
-                *(name for member in members for name in member.terms.models),
-            ],
-            upstreams=[member.name for member in sorted(members, key=lambda member: member.terms.priority)],
-        )
+        self.metrics = self._build_metrics(members, model)
         self.fleet = Fleet(members, self.metrics, self.names.resolve)
         self.scaled = self._build_scaled() if settings.redis.url else None
         self.durable = await self._open_history()
@@ -276,6 +268,18 @@ class App:
         """Jobs at a time; those that a local model has no place for wait here, where the queue is fair."""
         slots = self._settings.workers.concurrency
         return min(slots, SLOTS) if self._settings.local.enabled else slots
+
+    def _build_metrics(self, members: Sequence[Member], model: str) -> Metrics:
+        return Metrics(
+            version=__version__,
+            mode="redis" if self._settings.redis.url else "memory",
+            models=[
+                *([model] if model else []),
+                *self.names.aliases,
+                *(name for member in members for name in member.terms.models),
+            ],
+            upstreams=[member.name for member in sorted(members, key=lambda member: member.terms.priority)],
+        )
 
     def _build_scaled(self) -> Scaled:
         from grizz.scaled import Scaled  # late: a process alone need not wait for the Redis client's import

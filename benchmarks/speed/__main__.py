@@ -25,7 +25,7 @@ from typing import Any
 
 from benchmarks.peers.subjects import PYTHON as PEER_PYTHON
 from benchmarks.processes import CORES, ROOT, allow_files, pin
-from benchmarks.speed import charts, checks, compare, growth, report, wire
+from benchmarks.speed import checks, compare, growth, report, result_charts, wire
 from benchmarks.speed.checks import Check
 from benchmarks.speed.load import Load, run
 from benchmarks.speed.subjects import Stage, Subject, peers
@@ -225,7 +225,7 @@ def main() -> int:
         print(f"{part}\n")
     if options.svg:
         options.svg.mkdir(parents=True, exist_ok=True)
-        for name, text in charts.of_result(bench.result).items():
+        for name, text in result_charts.of_result(bench.result).items():
             (options.svg / name).write_text(text)
     return 0 if all(check.held for check in bench.checks) else 1
 

@@ -4,6 +4,7 @@
     settings.py   every setting there is, section by section
     aliases.py    other names for models
     tables.py     named tables, of which there may be many
+    conflicts.py  what does not go together
     live.py       what may change while the process runs
     sources.py    where values come from, and what takes precedence
 
@@ -12,7 +13,7 @@ Names carry their unit: `_s` seconds, `_ms` milliseconds, `_bytes` bytes.
 """
 
 from grizz.config.live import Change, change, is_live
-from grizz.config.schema import Setting, address_of
+from grizz.config.schema import Setting, address_of, is_loopback
 from grizz.config.settings import (
     SECTIONS,
     SETTINGS,
@@ -33,7 +34,7 @@ from grizz.config.settings import (
     UpstreamSettings,
     WorkerSettings,
 )
-from grizz.config.sources import Loaded, default_toml, is_loopback, load
+from grizz.config.sources import Loaded, default_toml, load
 
 __all__ = [
     "SECTIONS",

@@ -61,6 +61,16 @@ def address_of(text: str) -> tuple[str, int]:
     return found[1] or found[2], int(found[3])
 
 
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach `host`, an address or a name."""
+    try:
+        address = ipaddress.ip_address(host.strip("[]"))
+    except ValueError:
+        return host.lower() == "localhost"
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return (mapped or address).is_loopback
+
+
 TEXT = Form("a line of text", lambda text: True)
 LISTEN = Form("an address and a port, like 127.0.0.1:9100 or [::1]:9100", lambda text: _is_address(address_of(text)[0]))
 ADDRESS = Form("an address or name without port, like 127.0.0.1, or 0.0.0.0 for all", _is_address)

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import difflib
-import ipaddress
 import re
 import tomllib
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from grizz.config import aliases, tables
-from grizz.config.schema import NAME, Setting, address_of, one_line, redact_url
+from grizz.config import tables
+from grizz.config.conflicts import conflicts
+from grizz.config.schema import NAME, Setting, one_line, redact_url
 from grizz.config.settings import SECTIONS, SETTINGS, TABLES, Settings, entry
 from grizz.errors import ConfigError
 
@@ -85,7 +85,7 @@ def load(flags: Mapping[str, object], environ: Mapping[str, str], file: Path | N
     for key in known:
         if sources[key] == "default" and (parent := tables.parent_of(key)):
             values[key], sources[key] = values[parent], f"[upstream], {sources[parent]}"
-    for keys, why in _conflicts(values):
+    for keys, why in conflicts(values):
         if bad.isdisjoint(keys):
             problems.append(_bad(sources[keys[0]], known[keys[0]], values[keys[0]], why))
     if problems:
@@ -108,7 +108,7 @@ def check(settings: Settings) -> None:
         for name, one in getattr(settings, table).items():
             values |= {f"{table}.{name}.{item.name}": getattr(one, item.name) for item in fields(one)}
     known = SETTINGS | {key: item for key in values if (item := _setting(key))}
-    problems = [_bad("in force", known[keys[0]], values[keys[0]], why) for keys, why in _conflicts(values)]
+    problems = [_bad("in force", known[keys[0]], values[keys[0]], why) for keys, why in conflicts(values)]
     if problems:
         raise ConfigError("\n".join(map(one_line, problems)))
 
@@ -116,16 +116,6 @@ def check(settings: Settings) -> None:
 def _setting(key: str) -> Setting | None:
     table, _, rest = key.partition(".")
     return entry(table, rest.partition(".")[0]).get(key) if table in TABLES else SETTINGS.get(key)
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach `host`, an address or a name."""
-    try:
-        address = ipaddress.ip_address(host.strip("[]"))
-    except ValueError:
-        return host.lower() == "localhost"
-    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
-    return (mapped or address).is_loopback
 
 
 def default_toml() -> str:
@@ -344,69 +334,3 @@ def _read_flags(flags: Mapping[str, object], problems: list[str]) -> Layer:
         else:
             problems.append(f"flag {key}: no such setting{_suggest(key, SETTINGS)}")
     return found
-
-
-def _conflicts(values: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], str]]:
-    """What is fine alone and wrong together: the keys, the one to name first, and why."""
-    accounts = [key for key in values if key.startswith("keys.") or key in ("auth.jwt_secret", "auth.jwt_keys")]
-    known_clients = any(values[key] for key in accounts)
-    if not is_loopback(values["server.host"]) and not values["server.allow_anonymous"] and not known_clients:
-        why = "anyone who reaches it may use your model key; bind 127.0.0.1, set up API keys or JWT"
-        yield (
-            ("server.host", "server.allow_anonymous"),
-            f"{why}, or pass --allow-anonymous / set server.allow_anonymous = true",
-        )
-    if values["replies.max_reply_bytes"] > values["replies.max_bytes"]:
-        most = SETTINGS["replies.max_bytes"].render(values["replies.max_bytes"])
-        yield ("replies.max_reply_bytes", "replies.max_bytes"), f"must not exceed replies.max_bytes, which is {most}"
-    if values["demo.enabled"] and values["local.enabled"]:
-        yield ("local.enabled", "demo.enabled"), "the demo model and a local one cannot both answer; choose one"
-    if values["local.model_file"] and not values["local.enabled"]:
-        yield ("local.model_file", "local.enabled"), "is of no use without local.enabled (--local)"
-    if values["server.tls_key_file"] and not values["server.tls_cert_file"]:
-        yield ("server.tls_key_file", "server.tls_cert_file"), "is of no use without server.tls_cert_file"
-    if values["server.processes"] > 1 and not values["redis.url"]:
-        why = "needs redis.url: without one each process would know its own answers alone, and clients find any process"
-        yield ("server.processes", "redis.url"), why
-    if (listen := values["server.metrics_listen"]) and address_of(listen)[1] + values["server.processes"] > 65536:
-        yield ("server.metrics_listen", "server.processes"), "each process has a port of its own, and the last is 65535"
-    if values["server.processes"] > 1 and values["local.enabled"]:
-        why = "each process would load the model; start it once, and name its address with upstream.base_url"
-        yield ("server.processes", "local.enabled"), why
-    store, shared = values["history.store"], bool(values["redis.url"])
-    if store == "redis" and not shared:
-        yield ("history.store", "redis.url"), "needs redis.url"
-    if store in ("memory", "sqlite") and shared:
-        why = "with redis.url the processes find each other's responses there; use auto or redis"
-        yield ("history.store", "redis.url"), why
-    for key, value in values.items():
-        if key.startswith("upstreams.") and key.endswith(".base_url") and not value:
-            yield (key,), "a named upstream needs a base URL"
-        if key.startswith("keys.") and key.endswith(".hashes") and not value:
-            yield (key,), "needs the hash of a key; `python grizz.py new-key` makes one"
-    yield from _shared_hashes(values)
-    yield from _misnamed(values)
-
-
-def _misnamed(values: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], str]]:
-    """Aliases that lead nowhere, and defaults that their own key may not use."""
-    names = [key for key in values if key.startswith("upstreams.") and key.endswith(".models")]
-    listed = {key.split(".")[1]: [model.partition("=")[0] for model in values[key]] for key in names}
-    for why in aliases.mistakes(values["models.aliases"], listed):
-        yield ("models.aliases", *names), why
-    known = aliases.targets(values["models.aliases"])
-    for key in [key for key in values if key.startswith("keys.") and key.endswith(".model")]:
-        may = values[f"{key}s"]
-        if values[key] and may and not {values[key], aliases.resolve(known, values[key])} & set(may):
-            yield (key, f"{key}s"), f"is none of {key}s"
-
-
-def _shared_hashes(values: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], str]]:
-    """A key is its table's: in two, it would be chance whose it is and which limits it has."""
-    first: dict[str, str] = {}
-    for key in sorted(key for key in values if key.startswith("keys.") and key.endswith(".hashes")):
-        for digest in dict.fromkeys(values[key]):
-            other = first.setdefault(digest, key)
-            if other != key:
-                mine, theirs = key.rpartition(".")[0], other.rpartition(".")[0]
-                yield (key, other), f"[{theirs}] and [{mine}] have the same hash, {digest}; keep it in one of them"

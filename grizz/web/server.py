@@ -97,14 +97,17 @@ class Server:
         )
         self._tls = tls
         self._scraping: ScrapeSite | None = None
-        self._gate = Gate(
+        self._gate = self._build_gate()
+
+    def _build_gate(self) -> Gate:
+        return Gate(
             # Requests that are not let in need room to be told so.
             max_connections=lambda: self._settings.limits.connections + 1000,
             # A WebSocket and the connections kept alive for HTTP beside it.
             max_of_address=lambda: 2 * self._settings.limits.connections_per_address,
             is_counted=lambda address: not is_loopback(address) and not self._door.is_proxy(address),
-            patience_s=settings.server.request_timeout_s,
-            tasks=tasks,
+            patience_s=self._settings.server.request_timeout_s,
+            tasks=self._tasks,
         )
 
     def _application(self) -> web.Application:

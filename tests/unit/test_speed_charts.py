@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from benchmarks.speed import charts
+from benchmarks.speed import charts, result_charts
 
 NAMESPACE = "{http://www.w3.org/2000/svg}"
 
@@ -183,7 +183,7 @@ def test_small_multiples_are_two_or_three_in_a_row(count: int, columns: int) -> 
 
 
 def test_a_result_becomes_three_pictures_with_a_colour_for_what_each_subject_is() -> None:
-    made = charts.of_result(result())
+    made = result_charts.of_result(result())
     assert list(made) == ["speed.svg", "latency.svg", "growth.svg"]
     looks = [mark["class"] for mark in classed(made["speed.svg"], "bar") if "width" in mark]
     assert len(set(looks)) == 3
@@ -194,22 +194,22 @@ def test_a_result_becomes_three_pictures_with_a_colour_for_what_each_subject_is(
 
 def test_a_growth_without_cpu_shows_the_first_metric_it_has() -> None:
     points = [{"x": 0, "runs": []}, {"x": 9, "runs": [{"odd_thing": 3.0, "rss_mib": 80.0}, {}]}]
-    picture = charts.of_result(result(growth={"idle": {"x": "sockets", "points": points}}))["growth.svg"]
+    picture = result_charts.of_result(result(growth={"idle": {"x": "sockets", "points": points}}))["growth.svg"]
     assert "odd thing" in texts(picture)
     assert len(markers(picture)) == 1
 
 
 def test_what_a_result_does_not_have_is_left_out() -> None:
     empty = {"x": "streams", "points": []}
-    assert list(charts.of_result(result(growth={"streams": empty}))) == ["speed.svg", "latency.svg"]
-    assert list(charts.of_result(result(growth={}))) == ["speed.svg", "latency.svg"]
-    assert list(charts.of_result(result(speed={}))) == ["growth.svg"]
-    assert charts.of_result({"version": 1}) == {}
+    assert list(result_charts.of_result(result(growth={"streams": empty}))) == ["speed.svg", "latency.svg"]
+    assert list(result_charts.of_result(result(growth={}))) == ["speed.svg", "latency.svg"]
+    assert list(result_charts.of_result(result(speed={}))) == ["growth.svg"]
+    assert result_charts.of_result({"version": 1}) == {}
     mixed = {"saturation": {"floor, openai": [{"rss_mib": 1.0}], "Grizz": [{"tokens_per_core": None}, {}]}}
-    assert charts.of_result({"speed": mixed}) == {}
+    assert result_charts.of_result({"speed": mixed}) == {}
 
 
 def test_a_metric_that_one_subject_lacks_leaves_the_others_in() -> None:
-    shown = texts(charts.of_result(result())["latency.svg"])
+    shown = texts(result_charts.of_result(result())["latency.svg"])
     assert shown.count("direct") == 3  # the legend, the median, the 99th percentile
     assert shown.count("Grizz, SSE") == 1
