@@ -94,3 +94,10 @@ async def answered(page: Page) -> str:
     last = f"{ANSWER}:last-child"
     await page.wait_for_selector(f"{last}[data-status=completed]")
     return (await page.text_content(f"{last} .body > .text") or "").strip()
+
+
+async def retry(page: Page) -> None:
+    """Ask the last question again, and wait until the old answer has given way."""
+    old = await page.locator(ANSWER).last.element_handle()
+    await page.get_by_role("button", name="Retry").last.click()
+    await old.wait_for_element_state("hidden")

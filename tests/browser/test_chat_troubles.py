@@ -8,14 +8,25 @@ from pathlib import Path
 import pytest
 from playwright.async_api import Browser, Locator, Page, expect
 
-from tests.browser.conftest import ANSWER, CHROMIUM, LIVE, answered, ask, listen
-from tests.browser.test_chats import QUESTION, act, conversations, kept
+from tests.browser.conftest import ANSWER, CHROMIUM, LIVE, answered, ask, listen, retry
+from tests.browser.test_chats import QUESTION, act, conversations, kept, titles_become
 from tests.conftest import Grizz
 
 pytestmark = [
     pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed (Debian: apt-get install chromium)"),
     pytest.mark.timeout(120),
 ]
+
+
+# How many chats this browser keeps.
+COUNT = """new Promise((done) => {
+  indexedDB.open("grizz", 1).onsuccess = ({ target: { result: db } }) => {
+    db.transaction("entries").objectStore("entries").count().onsuccess = ({ target: { result } }) => {
+      db.close();
+      done(result);
+    };
+  };
+})"""
 
 
 async def reload(page: Page) -> None:
@@ -64,6 +75,17 @@ async def test_a_question_is_not_lost_when_the_page_is_left_in_the_moment_it_is_
     await expect(page.locator(f"{QUESTION} .text")).to_have_text([*["[[echo:one]]"] * before, "[[echo:two]]"])
 
 
+async def test_what_is_deleted_is_deleted_on_the_server_though_the_page_is_left_in_that_moment(page: Page) -> None:
+    await ask(page, "[[echo:one]]")
+    await answered(page)
+    await act(page, "[[echo:one]]", "Delete")
+    await leave_at(page, 0, "#chat-list li", page.get_by_role("button", name="Delete", exact=True))
+    await titles_become(page)
+    await page.reload()
+    await page.wait_for_selector(LIVE)
+    await expect(page.locator("#no-chats")).to_be_visible()
+
+
 async def test_a_tab_finds_its_chat_again_though_its_copy_in_the_browser_is_gone(page: Page) -> None:
     await page.add_init_script("indexedDB.open = () => { throw new DOMException('denied', 'SecurityError'); }")
     await page.reload()
@@ -93,7 +115,7 @@ async def test_a_refused_question_and_the_same_again_are_two_after_the_server_wa
     await reload(page)
     await expect(page.locator(f"{QUESTION} .text")).to_have_text(["[[echo:hi]]", "[[echo:hi]]"])
     await expect(page.locator(ANSWER)).to_have_count(2)
-    await page.get_by_role("button", name="Retry").last.click()
+    await retry(page)
     await expect(page.locator(ANSWER)).to_have_count(2)
     assert await answered(page) == "hi"
     assert await kept(page) == ["[[echo:hi]]", "hi"]
@@ -155,9 +177,12 @@ async def test_a_database_that_the_browser_closed_is_opened_again(page: Page, co
     await act(page, "[[echo:one]]", "Delete")
     await page.get_by_role("button", name="Delete", exact=True).click()
     await expect(page.locator("#chat-list li")).to_have_count(0)
+    await titles_become(page)
+    async with asyncio.timeout(10):
+        while await page.evaluate(COUNT):  # to open the database again takes a moment, which the row does not wait for
+            await asyncio.sleep(0.05)
     await reload(page)
     await expect(page.locator("#chat-list li")).to_have_count(0)
-    assert await conversations(page) == []
 
 
 async def test_without_any_storage_the_page_works_until_it_is_left(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import aiohttp
 import pytest
 from playwright.async_api import Browser, Page, expect
 
-from tests.browser.conftest import ANSWER, CHROMIUM, LIVE, answered, ask, listen
+from tests.browser.conftest import ANSWER, CHROMIUM, LIVE, answered, ask, listen, retry
 from tests.conftest import Grizz
 from tests.player import numbers
 
@@ -30,6 +31,13 @@ async def conversations(page: Page) -> list[dict[str, Any]]:
     """What the server keeps for this browser."""
     listing: dict[str, Any] = await page.evaluate("fetch('/v1/conversations').then((answer) => answer.json())")
     return list(listing["data"])
+
+
+async def titles_become(page: Page, *wanted: str) -> None:
+    """Wait until the server keeps just these: the page does not wait for it."""
+    async with asyncio.timeout(10):
+        while [one["title"] for one in await conversations(page)] != list(wanted):
+            await asyncio.sleep(0.05)
 
 
 async def kept(page: Page) -> list[str]:
@@ -118,7 +126,7 @@ async def test_a_question_is_changed_and_what_followed_it_is_replaced_on_the_ser
         "one",
         "[[echo:zwei]]",
     ]
-    await page.get_by_role("button", name="Retry").last.click()
+    await retry(page)
     await expect(page.locator(ANSWER)).to_have_count(2)
     await answered(page)
     await expect(page.locator("#composer")).to_be_focused()
@@ -171,7 +179,7 @@ async def test_a_chat_is_renamed_searched_exported_and_deleted(page: Page, tmp_p
     await page.fill("#search", "")
     await expect(page.locator("#chat-list li")).to_have_count(1)
     await expect(page.locator("#chat-list li")).to_contain_text("about trains")
-    assert [one["title"] for one in await conversations(page)] == ["[[echo:about trains]]"]
+    await titles_become(page, "[[echo:about trains]]")
 
 
 async def test_a_chat_that_the_server_forgot_goes_on_with_all_that_was_said(page: Page, grizz: Grizz) -> None:
@@ -296,7 +304,7 @@ async def test_a_first_question_that_never_arrived_stays_and_is_sent_by_retry(pa
     await ask(page, "[[echo:hello]]")
     await expect(page.locator(".problem")).to_contain_text("before the server had this message")
     await expect(page.locator(f"{QUESTION} .text")).to_have_text("[[echo:hello]]")
-    await page.get_by_role("button", name="Retry").click()
+    await retry(page)
     assert await answered(page) == "hello"
     assert await kept(page) == ["[[echo:hello]]", "hello"]
     assert grizz.demo.requests == 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from playwright.async_api import Browser, Page, expect
 
-from tests.browser.conftest import ANSWER, CHROMIUM, LIVE, ask, listen
+from tests.browser.conftest import ANSWER, CHROMIUM, LIVE, ask, listen, retry
 from tests.conftest import Grizz
 from tests.player import numbers
 
@@ -79,7 +79,7 @@ async def test_the_conversation_goes_on_with_what_was_said_before(page: Page, gr
 async def test_a_failure_is_shown_with_its_reason_and_can_be_retried(page: Page) -> None:
     await ask(page, "[[error:400]] [[times:1]] [[echo:now it works]]")
     await page.wait_for_selector(f"{ANSWER}[data-status=failed]")
-    await page.get_by_role("button", name="Retry").last.click()
+    await retry(page)
     await page.wait_for_selector(f"{ANSWER}[data-status=completed]")
     await expect(page.locator(f"{ANSWER} .text").last).to_have_text("now it works")
 

@@ -146,13 +146,13 @@ export class Chat {
     this.stop();
   }
 
-  /** Forget it here and on the server. */
+  /** Forget it here and on the server, which is asked at once: the page may be left the next moment. */
   async remove() {
     this.forget();
-    let failed = null;
-    await store.remove(this.id).catch((error) => (failed = error)); // the server's goes all the same
-    if (this.conversation) await this.#talks.remove(this.conversation).catch(ignoreUnknown);
-    if (failed) throw failed;
+    const there = this.conversation && this.#talks.remove(this.conversation).catch(ignoreUnknown);
+    const done = await Promise.allSettled([store.remove(this.id), there]);
+    const failed = done.find(({ status }) => status === "rejected");
+    if (failed) throw failed.reason;
   }
 
   /** Name it, or with "" call it by its first words again. */

@@ -261,6 +261,7 @@ export class Grizz extends EventTarget {
     if (body !== undefined) headers["Content-Type"] = "application/json";
     const abort = new AbortController();
     const options = { method, headers, cache: "no-store", signal: abort.signal, body: JSON.stringify(body) };
+    options.keepalive = method === "DELETE"; // it goes through though its page is left
     const timer = setTimeout(() => abort.abort(), timeoutMs);
     this.#requests.add(abort);
     let answer, parsed;
