@@ -74,7 +74,7 @@ async def test_a_browser_that_lost_its_cache_finds_its_chats_on_the_server(page:
 
 
 async def test_a_second_tab_shows_the_same_answer_growing(page: Page, grizz: Grizz, complaints: list[str]) -> None:
-    await ask(page, "[[words:150]] [[rate:60]]")
+    await ask(page, "[[words:150]] [[rate:30]]")
     await expect(page.locator(f"{ANSWER} .text")).to_contain_text("w5 ")
     other = await page.context.new_page()
     listen(other, grizz.url, complaints)
