@@ -189,6 +189,24 @@ async def test_an_heir_who_cannot_mark_whom_it_has_inherited_from_meanwhile_stil
     assert home.name in worker.node.transport.inheritance
 
 
+async def test_what_a_node_kept_for_a_dead_home_goes_on_when_it_and_then_its_own_heir_die(cast: Cast) -> None:
+    home, keeper = await cast(0, 1)
+    await home.node.transport.put(job("a"))
+    await leased(keeper.node.transport)
+    *_, heir, last = await cast(4, 4)
+    await home.node.link.close()
+    assert await last.heir.relieve(home.name)
+    await until(lambda: keeper.home.adopted)
+    await asyncio.sleep(0.5)  # it says so, and a claim takes what was read so long ago
+    await keeper.node.link.close()
+    assert await heir.heir.relieve(keeper.name)
+    assert heir.home.adopted == ["a"]
+    await until(lambda: heir.node.transport.jobs.places.get("a").recorded)
+    await heir.node.link.close()
+    assert await last.heir.relieve(heir.name)
+    assert last.home.adopted == ["a"]
+
+
 async def test_a_record_that_makes_trouble_stands_in_no_takeovers_way_for_ever(
     cast: Cast, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -241,6 +241,8 @@ class Heir:
         self._changed_at = self._elsewhere[sender, part["home"]] = _now()
         while len(self._elsewhere) > _MAX_HEARD_OF:
             del self._elsewhere[next(iter(self._elsewhere))]
+        # What that node kept for others is its heir's now: should that one die too, it goes on with whoever comes next.
+        self._kept |= {job_id: sender for job_id, keeper in self._kept.items() if keeper == part["home"]}
         self._transport.keeper.keep_errands(part["home"])
 
     def _on_settled(self, sender: str, part: Part, lines: Sequence[bytes]) -> None:
